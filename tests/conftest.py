@@ -1,0 +1,40 @@
+"""Shared fixtures: real CIFAR when it is at hand, otherwise a skip that says how to get it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from noisylabels import paths  # noqa: E402
+
+torch.set_num_threads(1)
+REPO = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    root = paths.datasets_dir()
+    if not any((root / f).exists() for f in ("cifar-10-batches-bin", "cifar-10-batches-py")):
+        pytest.skip(f"no CIFAR files under {root}; set NOISYLABELS_DATA to the folder with them")
+    return root
+
+
+@pytest.fixture(scope="session")
+def cifar10(data_root):
+    from noisylabels import datasets
+
+    return datasets.load("cifar10", data_root)
+
+
+@pytest.fixture(scope="session")
+def cifar100(data_root):
+    from noisylabels import datasets
+
+    if not any((data_root / f).exists() for f in ("cifar-100-binary", "cifar-100-python")):
+        pytest.skip(f"no CIFAR-100 files under {data_root}")
+    return datasets.load("cifar100", data_root)
