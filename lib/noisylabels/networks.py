@@ -1,0 +1,393 @@
+"""Networks by name, for 8x8 digits and 32x32 images.
+
+Every network is one `Network`: a stem, stages, a pooling and a linear head, all within reach.
+
+    taps(x)      list of maps: after the stem and after each stage (the last one is maps(x))
+    maps(x)      (B, D, h, w)   last feature map: SANM's activation energy, CAM
+    pool(maps)   (B, D)         global average (resnet9: global maximum)
+    features(x)  (B, D)         = pool(maps(x)), D = feature_dim
+    head(f)      (B, C)         logits
+    forward(x)   (B, C)         = head(features(x))
+
+name      what                                                   parameters, 10 classes
+tiny      3 convolutions for 8x8 digits (1 channel)              56,554
+small     4 convolutions for 32x32 on a CPU core                 61,338
+resnet9   Page's DAWNBench network                               6.57 M
+preact18  PreAct ResNet-18 as DRPL and DivideMix run it          11.17 M
+resnet34  ResNet-34 with the 3x3 CIFAR stem (MixNN, ELR)         21.28 M
+resnet29  IEG's bottleneck ResNet-29                             0.84 M
+wrnD-K    wide pre-activation ResNet, depth D = 6n + 4, width K  28-2: 1.47 M, 28-10: 36.48 M
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+NAMES = (
+    "tiny", "small", "resnet9", "preact18", "resnet34", "resnet29",
+    "wrn16-2", "wrn28-2", "wrn28-10",
+)  # fmt: skip
+
+
+class Network(nn.Module):
+    """Stem, stages, pooling and linear head; see the module's table of methods.
+
+    `num_features` is the last map's number of channels, `pooling` "average" or "maximum",
+    `logit_scale` a constant the logits are multiplied with.
+    """
+
+    def __init__(
+        self,
+        stem: nn.Module,
+        stages: list[nn.Module],
+        num_features: int,
+        num_classes: int,
+        *,
+        pooling: str = "average",
+        bias: bool = True,
+        logit_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.stem = stem
+        self.stages = nn.ModuleList(stages)
+        self.linear = nn.Linear(num_features, num_classes, bias=bias)
+        self.feature_dim = num_features
+        self.pooling = pooling
+        self.logit_scale = logit_scale
+
+    def taps(self, x: Tensor) -> list[Tensor]:
+        """Feature maps after the stem and after each stage; the last one is `maps(x)`."""
+        out = [self.stem(x)]
+        for stage in self.stages:
+            out.append(stage(out[-1]))
+        return out
+
+    def maps(self, x: Tensor) -> Tensor:
+        """Last feature map (B, D, h, w)."""
+        x = self.stem(x)
+        for stage in self.stages:
+            x = stage(x)
+        return x
+
+    def pool(self, maps: Tensor) -> Tensor:
+        """(B, D, h, w) -> (B, D)."""
+        return maps.mean((2, 3)) if self.pooling == "average" else maps.amax((2, 3))
+
+    def features(self, x: Tensor) -> Tensor:
+        """Penultimate features (B, D)."""
+        return self.pool(self.maps(x))
+
+    def head(self, features: Tensor) -> Tensor:
+        """Logits (B, C)."""
+        logits = self.linear(features)
+        return logits if self.logit_scale == 1.0 else logits * self.logit_scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+
+# --- layers and blocks ------------------------------------------------------------------------
+
+
+def _conv(c_in: int, c_out: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel // 2, bias=False)
+
+
+def _conv_bn(c_in: int, c_out: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(_conv(c_in, c_out, kernel, stride), nn.BatchNorm2d(c_out))
+
+
+def _conv_bn_relu(c_in: int, c_out: int, *after: nn.Module) -> nn.Sequential:
+    layers = (_conv(c_in, c_out), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True))
+    return nn.Sequential(*layers, *after)
+
+
+class _Residual(nn.Module):
+    """x + f(x): the residual branch of resnet9."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(_conv_bn_relu(width, width), _conv_bn_relu(width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+class _PreActBlock(nn.Module):
+    """BN-ReLU-conv-BN-ReLU-conv; the shortcut, also the identity one, leaves after the first ReLU.
+
+    The projection (only where the shape changes) has no batch norm. Both as in the code of DRPL.
+    """
+
+    def __init__(self, c_in: int, c_out: int, stride: int) -> None:
+        super().__init__()
+        self.bn1, self.conv1 = nn.BatchNorm2d(c_in), _conv(c_in, c_out, 3, stride)
+        self.bn2, self.conv2 = nn.BatchNorm2d(c_out), _conv(c_out, c_out)
+        same = stride == 1 and c_in == c_out
+        self.shortcut = nn.Identity() if same else _conv(c_in, c_out, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = F.relu(self.bn1(x))
+        return self.conv2(F.relu(self.bn2(self.conv1(a)))) + self.shortcut(a)
+
+
+class _BasicBlock(nn.Module):
+    """conv-BN-ReLU-conv-BN, added to the input (1x1 conv-BN where the shape changes), ReLU."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = _conv(c_in, c_out, 3, stride), nn.BatchNorm2d(c_out)
+        self.conv2, self.bn2 = _conv(c_out, c_out), nn.BatchNorm2d(c_out)
+        same = stride == 1 and c_in == c_out
+        self.shortcut = nn.Identity() if same else _conv_bn(c_in, c_out, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(y + self.shortcut(x))
+
+
+class _WideBlock(nn.Module):
+    """Pre-activation block of the wide ResNet: identity shortcut from the raw input, projected
+    shortcut from the activated one."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int) -> None:
+        super().__init__()
+        self.bn1, self.conv1 = nn.BatchNorm2d(c_in), _conv(c_in, c_out, 3, stride)
+        self.bn2, self.conv2 = nn.BatchNorm2d(c_out), _conv(c_out, c_out)
+        same = stride == 1 and c_in == c_out
+        self.shortcut = None if same else _conv(c_in, c_out, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = F.relu(self.bn1(x))
+        y = self.conv2(F.relu(self.bn2(self.conv1(a))))
+        return y + (x if self.shortcut is None else self.shortcut(a))
+
+
+class _Bottleneck(nn.Module):
+    """BN-conv1x1-BN-ReLU-conv3x3-BN-ReLU-conv1x1 of IEG's ResNet-29; raw input on the shortcut.
+
+    No ReLU follows the first batch norm: in the released code a variable set for the very first
+    block, which has no first batch norm either, is never set back.
+    """
+
+    def __init__(self, c_in: int, c_mid: int, c_out: int, stride: int, first: bool) -> None:
+        super().__init__()
+        self.bn1 = nn.Identity() if first else nn.BatchNorm2d(c_in)
+        self.conv1 = _conv(c_in, c_mid, 1, stride)
+        self.bn2, self.conv2 = nn.BatchNorm2d(c_mid), _conv(c_mid, c_mid)
+        self.bn3, self.conv3 = nn.BatchNorm2d(c_mid), _conv(c_mid, c_out, 1)
+        same = stride == 1 and c_in == c_out
+        self.shortcut = nn.Identity() if same else _conv(c_in, c_out, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv1(self.bn1(x))
+        y = self.conv2(F.relu(self.bn2(y)))
+        y = self.conv3(F.relu(self.bn3(y)))
+        return self.shortcut(x) + y
+
+
+def _stages(
+    block: Callable[..., nn.Module], c_in: int, widths: tuple[int, ...], depths: tuple[int, ...]
+) -> list[nn.Module]:
+    """Stages of blocks; every stage but the first halves the map."""
+    out: list[nn.Module] = []
+    for s, (width, depth) in enumerate(zip(widths, depths, strict=True)):
+        blocks = []
+        for b in range(depth):
+            blocks.append(block(c_in, width, 2 if s > 0 and b == 0 else 1))
+            c_in = width
+        out.append(nn.Sequential(*blocks))
+    return out
+
+
+# --- networks ---------------------------------------------------------------------------------
+
+
+def _tiny(num_classes: int, channels: int) -> Network:
+    stem = _conv_bn_relu(channels, 32)
+    down = nn.Sequential(nn.MaxPool2d(2), _conv_bn_relu(32, 64))
+    return Network(stem, [down, _conv_bn_relu(64, 64)], 64, num_classes)
+
+
+def _small(num_classes: int, channels: int, w: int = 16) -> Network:
+    stem = _conv_bn_relu(channels, w)
+    widths = (w, 2 * w, 4 * w, 4 * w)
+    stages: list[nn.Module] = [
+        nn.Sequential(nn.MaxPool2d(2), _conv_bn_relu(a, b))
+        for a, b in zip(widths[:-1], widths[1:], strict=True)
+    ]
+    return Network(stem, stages, 4 * w, num_classes)
+
+
+def _resnet9(num_classes: int, channels: int) -> Network:
+    stem = _conv_bn_relu(channels, 64)
+    stages: list[nn.Module] = [
+        nn.Sequential(_conv_bn_relu(64, 128, nn.MaxPool2d(2)), _Residual(128)),
+        _conv_bn_relu(128, 256, nn.MaxPool2d(2)),
+        nn.Sequential(_conv_bn_relu(256, 512, nn.MaxPool2d(2)), _Residual(512)),
+    ]
+    return Network(
+        stem, stages, 512, num_classes, pooling="maximum", bias=False, logit_scale=0.125
+    )
+
+
+def _preact18(num_classes: int, channels: int) -> Network:
+    stages = _stages(_PreActBlock, 64, (64, 128, 256, 512), (2, 2, 2, 2))
+    return Network(_conv_bn_relu(channels, 64), stages, 512, num_classes)
+
+
+def _resnet34(num_classes: int, channels: int) -> Network:
+    stages = _stages(_BasicBlock, 64, (64, 128, 256, 512), (3, 4, 6, 3))
+    return Network(_conv_bn_relu(channels, 64), stages, 512, num_classes)
+
+
+def _resnet29(num_classes: int, channels: int) -> Network:
+    stages: list[nn.Module] = []
+    c_in = 16
+    for s, (c_mid, c_out) in enumerate(((16, 64), (64, 128), (128, 256))):
+        blocks = []
+        for b in range(3):
+            stride = 2 if s > 0 and b == 0 else 1
+            blocks.append(_Bottleneck(c_in, c_mid, c_out, stride, first=s + b == 0))
+            c_in = c_out
+        stages.append(nn.Sequential(*blocks))
+    stages[-1].extend((nn.BatchNorm2d(c_in), nn.ReLU(inplace=True)))  # type: ignore[operator]
+    return Network(_conv_bn_relu(channels, 16), stages, c_in, num_classes)
+
+
+def _wide(num_classes: int, channels: int, depth: int, width: int) -> Network:
+    n = (depth - 4) // 6
+    widths = (16 * width, 32 * width, 64 * width)
+    stages = _stages(_WideBlock, 16, widths, (n, n, n))
+    stages[-1].extend((nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True)))  # type: ignore[operator]
+    return Network(_conv(channels, 16), stages, widths[-1], num_classes)
+
+
+_BUILDERS: dict[str, tuple[Callable[[int, int], Network], str]] = {
+    "tiny": (_tiny, "framework"),
+    "small": (_small, "framework"),
+    "resnet9": (_resnet9, "framework"),
+    "preact18": (_preact18, "fan-out"),
+    "resnet34": (_resnet34, "framework"),
+    "resnet29": (_resnet29, "glorot"),
+}
+
+
+def _unknown(name: str, names: tuple[str, ...]) -> ValueError:
+    near = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.0)[0]
+    return ValueError(
+        f"unknown network {name!r}: the nearest name is {near!r}; known are "
+        f"{', '.join(names)} and wrnD-K with D = 6n + 4"
+    )
+
+
+def build(name: str, num_classes: int, in_channels: int = 3, seed: int = 0) -> Network:
+    """A freshly initialised network on the CPU, in train mode, memory format contiguous.
+
+    The weights depend on `name`, the sizes and `seed` alone; no global random state is read or
+    changed. Convolutions: normal with variance 2 / fan-out in preact18 (DRPL) and wide ResNets,
+    Glorot in resnet29 (IEG), PyTorch's default elsewhere.
+
+    Raises ValueError for an unknown name, fewer than two classes or no channel.
+    """
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be at least 2, not {num_classes}")
+    if in_channels < 1:
+        raise ValueError(f"in_channels must be at least 1, not {in_channels}")
+    wide = re.fullmatch(r"wrn(\d+)-(\d+)", str(name))
+    if wide:
+        depth, width = int(wide[1]), int(wide[2])
+        if depth < 10 or (depth - 4) % 6 or width < 1:
+            raise ValueError(
+                f"{name!r} is no wide ResNet: the depth must be 6n + 4 with n >= 1 (10, 16, 22, "
+                "28, ...) and the width at least 1"
+            )
+    elif name not in _BUILDERS:
+        raise _unknown(name, NAMES)
+    with torch.device("meta"):  # no memory, no random numbers yet
+        if wide:
+            net, init = _wide(num_classes, in_channels, depth, width), "wide"
+        else:
+            make, init = _BUILDERS[name]
+            net = make(num_classes, in_channels)
+    net.to_empty(device="cpu")
+    _initialise(net, init, seed)
+    return net
+
+
+@torch.no_grad()
+def _initialise(net: nn.Module, how: str, seed: int) -> None:
+    """Fill every parameter and buffer of `net` from a generator of its own."""
+    gen = torch.Generator("cpu").manual_seed(seed)
+    for m in net.modules():
+        if isinstance(m, nn.Conv2d) and how in ("fan-out", "wide"):
+            nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu", generator=gen)
+        elif isinstance(m, nn.Conv2d) and how == "glorot":
+            nn.init.xavier_normal_(m.weight, generator=gen)
+        elif isinstance(m, nn.Linear) and how == "glorot":
+            nn.init.xavier_uniform_(m.weight, generator=gen)
+            nn.init.zeros_(m.bias)
+        elif isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            # PyTorch's default: weight and bias uniform within 1 / sqrt(fan-in)
+            bound = 1 / math.sqrt(m.weight[0].numel())
+            nn.init.uniform_(m.weight, -bound, bound, generator=gen)
+            if m.bias is not None and how == "wide":
+                nn.init.zeros_(m.bias)
+            elif m.bias is not None:
+                nn.init.uniform_(m.bias, -bound, bound, generator=gen)
+        elif isinstance(m, nn.BatchNorm2d):
+            m.reset_parameters()
+
+
+# --- SANM's reconstruction decoder ------------------------------------------------------------
+
+# Geometry of the three transposed convolutions: kernel, stride, output padding.
+_4_TO_32 = ((4, 2, 0), (6, 1, 0), (4, 2, 0))  # 4 -> 10 -> 15 -> 32, SANM on CIFAR
+_7_TO_224 = ((6, 3, 1), (2, 3, 1), (2, 3, 0))  # 7 -> 25 -> 75 -> 224, SANM on Clothing1M
+_8_TO_32 = ((3, 1, 0), (6, 1, 0), (4, 2, 0))  # 8 -> 10 -> 15 -> 32, ours: the same tail
+_4_TO_8 = ((3, 1, 0), (2, 1, 0), (2, 1, 0))  # 4 -> 6 -> 7 -> 8, ours
+_DECODERS = {
+    "tiny": (64, _4_TO_8),
+    "small": (64, _4_TO_32),
+    "resnet9": (512, _4_TO_32),
+    "preact18": (512, _4_TO_32),
+    "resnet34": (512, _4_TO_32),
+    "resnet29": (256, _8_TO_32),
+    "resnet50": (2048, _7_TO_224),
+}
+
+
+def decoder(name: str, in_channels: int = 3, seed: int = 0) -> nn.Sequential:
+    """Decoder from the last map of `build(name, ...)` to the image: SANM, Eq. (10).
+
+    Three transposed convolutions with bias and nothing between them (a linear map):
+    (B, D, h, w) -> (B, in_channels, H, W), 8x8 for tiny, 32x32 for the other networks. The 4x4
+    networks have SANM's published kernels (512 channels: 3.28 M parameters). "resnet50" is
+    SANM's decoder for 224x224 images (2048 x 7 x 7, 19.0 M); `build` has no such network.
+    """
+    wide = re.fullmatch(r"wrn\d+-(\d+)", str(name))
+    if wide:
+        c, geometry = 64 * int(wide[1]), _8_TO_32
+    elif name in _DECODERS:
+        c, geometry = _DECODERS[name]
+    else:
+        raise _unknown(name, (*NAMES, "resnet50"))
+    hidden = (256, 128) if c >= 512 else (c // 2, c // 4)
+    sizes = zip((c, *hidden), (*hidden, in_channels), geometry, strict=True)
+    with torch.device("meta"):
+        net = nn.Sequential(
+            *(
+                nn.ConvTranspose2d(a, b, kernel, stride, output_padding=pad)
+                for a, b, (kernel, stride, pad) in sizes
+            )
+        )
+    net.to_empty(device="cpu")
+    _initialise(net, "framework", seed)
+    return net
