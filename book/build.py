@@ -1,0 +1,244 @@
+"""Make the book: run the notebooks that are out of date, check them, build the HTML, count it.
+
+    python book/build.py [--jobs 2]
+
+A page `book/executed/NAME` of _toc.yml is a papermill run of `notebooks/NAME.ipynb`. Beside each
+run lies NAME.json with checksums of all that went into it; a page is run again only when one of
+them changed. A run reaches book/executed only as a whole, after papermill ended without an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+EXECUTED = "book/executed/"
+SHELL = ("_config.yml", "_toc.yml", "book/references.bib", "book/ext", "book/_static")
+GENERATED = {"genindex", "search", "py-modindex", "prf-prf"}  # pages that Sphinx adds itself
+CELL_SECONDS = 600  # a cell that takes longer hangs
+
+
+class BookError(Exception):
+    """Something that must be mended before there is a book; its text says what."""
+
+
+def toc_pages(root: Path) -> list[str]:
+    """Every page of _toc.yml in order, as a path without suffix."""
+
+    def walk(node: Any) -> Iterable[str]:
+        if isinstance(node, list):
+            for item in node:
+                yield from walk(item)
+        elif isinstance(node, dict):
+            yield from (node[key] for key in ("root", "file") if key in node)
+            for value in node.values():
+                yield from walk(value)
+
+    return list(walk(yaml.safe_load((root / "_toc.yml").read_text())))
+
+
+def notebook_names(root: Path) -> list[str]:
+    """The pages of _toc.yml that are runs of notebooks."""
+    return [p.removeprefix(EXECUTED) for p in toc_pages(root) if p.startswith(EXECUTED)]
+
+
+def source(root: Path, page: str) -> Path:
+    """The file that a page of _toc.yml is written in."""
+    if page.startswith(EXECUTED):
+        return root / "notebooks" / f"{page.removeprefix(EXECUTED)}.ipynb"
+    return root / f"{page}.md"
+
+
+def check_sources(root: Path) -> None:
+    missing = [p for p in toc_pages(root) if not source(root, p).is_file()]
+    if missing:
+        named = ", ".join(f"{source(root, p).relative_to(root)} (page {p})" for p in missing)
+        raise BookError(f"_toc.yml lists pages whose source is missing: {named}")
+
+
+def digest(root: Path, *names: str) -> str:
+    """Checksum of files and of whole folders (names and contents; caches and hidden files not)."""
+    total = hashlib.sha256()
+    for name in names:
+        top = root / name
+        for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
+            parts = path.relative_to(root).parts
+            hidden = any(p.startswith(".") or p == "__pycache__" for p in parts)
+            if path.is_file() and not hidden and path.suffix not in {".tmp", ".pyc"}:
+                total.update("/".join(parts).encode() + b"\0")
+                total.update(hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()[:16]
+
+
+def datasets_at_hand(root: Path) -> list[str]:
+    """Names of the datasets' folders: a page may show more once real images are there."""
+    folder = Path(os.environ.get("NOISYLABELS_DATA") or root / "data" / "datasets")
+    return sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+
+
+def shared_inputs(root: Path) -> dict[str, Any]:
+    """What every page may read, as checksums."""
+    sums = {n: digest(root, n) for n in ("lib/noisylabels", "data/runs", "data/published")}
+    return {**sums, "datasets": datasets_at_hand(root)}
+
+
+def inputs(root: Path, name: str, shared: dict[str, Any]) -> dict[str, Any]:
+    return {"notebook": digest(root, f"notebooks/{name}.ipynb"), **shared}
+
+
+def out_of_date(root: Path) -> list[str]:
+    """The notebooks that have no run, or whose run was made from other inputs."""
+    shared = shared_inputs(root)
+    stale = []
+    for name in notebook_names(root):
+        run, stamp = (root / EXECUTED / f"{name}{suffix}" for suffix in (".ipynb", ".json"))
+        whole = run.is_file() and stamp.is_file()
+        if not whole or json.loads(stamp.read_text()) != inputs(root, name, shared):
+            stale.append(name)
+    return stale
+
+
+def strip_stderr(notebook: dict[str, Any]) -> None:
+    """Drop what went to stderr (progress bars, warnings): it is no part of a page."""
+    for cell in notebook["cells"]:
+        if "outputs" in cell:
+            cell["outputs"] = [o for o in cell["outputs"] if o.get("name") != "stderr"]
+
+
+def fault(notebook: dict[str, Any]) -> str | None:
+    """What went wrong in a run, with the cell in which it did; None for a whole run."""
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", []):
+            if output["output_type"] == "error":
+                trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(output.get("traceback", [])))
+                error = trace or f"{output['ename']}: {output['evalue']}"
+                return "in the cell\n\n" + "".join(cell["source"]) + "\n\n" + error
+    ran = notebook["metadata"].get("papermill")
+    if ran is None:
+        return "no papermill record: it was not run by papermill"
+    return "papermill reports an exception" if ran.get("exception") else None
+
+
+def run_notebook(root: Path, name: str, shared: dict[str, Any]) -> str | None:
+    """Run one notebook into book/executed and print a line about it; returns the fault if any."""
+    begun, made_from = time.time(), inputs(root, name, shared)
+    whole = root / EXECUTED / f"{name}.ipynb"
+    part = root / "_build" / "running" / f"{name}.ipynb"
+    part.parent.mkdir(parents=True, exist_ok=True)
+    part.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "papermill", f"notebooks/{name}.ipynb", str(part)]
+    command += ["-k", "python3", "--no-progress-bar", "--execution-timeout", str(CELL_SECONDS)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "NOISYLABELS_HOME": str(root)}
+    done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True)
+    ran = json.loads(part.read_text()) if part.is_file() else None
+    problem = fault(ran) if ran else None
+    if done.returncode and not problem:
+        problem = f"papermill ended with {done.returncode}\n{done.stderr[-2000:]}"
+    if problem or ran is None:
+        print(f"  {name:24} FAILED after {time.time() - begun:.1f} s", flush=True)
+        return f"notebooks/{name}.ipynb failed {problem}"
+    strip_stderr(ran)
+    part.write_text(json.dumps(ran, indent=1, ensure_ascii=False) + "\n")
+    whole.parent.mkdir(parents=True, exist_ok=True)
+    part.replace(whole)
+    whole.with_suffix(".json").write_text(json.dumps(made_from, indent=1) + "\n")
+    print(f"  {name:24} {time.time() - begun:6.1f} s", flush=True)
+    return None
+
+
+def run_notebooks(root: Path, jobs: int = 2) -> None:
+    """Bring every run up to date.
+
+    A page may record a run that data/runs did not hold yet; the others are then read again, which
+    is quick, so that in the end all pages have seen the same runs.
+    """
+    for _ in range(3):
+        if not (stale := out_of_date(root)):
+            break
+        print(f"running {len(stale)} notebooks, {jobs} at a time", flush=True)
+        shared = shared_inputs(root)
+        with ThreadPoolExecutor(jobs) as pool:
+            problems = pool.map(lambda name: run_notebook(root, name, shared), stale)  # noqa: B023
+        if failed := [p for p in problems if p]:
+            raise BookError("\n\n".join(failed))
+
+
+def check_runs(root: Path) -> None:
+    """Every notebook page is a whole run; runs of pages that left the book are removed."""
+    names = notebook_names(root)
+    for old in (root / EXECUTED).glob("*"):
+        if old.stem not in names:
+            old.unlink()
+    for name in names:
+        path = root / EXECUTED / f"{name}.ipynb"
+        if not path.is_file():
+            raise BookError(f"{EXECUTED}{name}.ipynb is missing")
+        if problem := fault(json.loads(path.read_text())):
+            raise BookError(f"{EXECUTED}{name}.ipynb: {problem}")
+
+
+def check_html(root: Path) -> int:
+    """The HTML has exactly the pages of _toc.yml; returns how many."""
+    html, pages = root / "_build" / "html", set(toc_pages(root))
+    made = {
+        path.relative_to(html).with_suffix("").as_posix()
+        for path in html.rglob("*.html")
+        if not path.relative_to(html).parts[0].startswith("_")
+    } - GENERATED
+    if made != pages:
+        raise BookError(
+            f"the book has {len(made)} pages, _toc.yml has {len(pages)}; "
+            f"missing: {sorted(pages - made)}; too many: {sorted(made - pages)}"
+        )
+    return len(made)
+
+
+def build_html(root: Path) -> None:
+    """Jupyter Book with warnings as errors. Starts afresh when the shell of the book changed."""
+    built = root / "_build"
+    stamp, now = built / "shell", digest(root, *SHELL)
+    if not stamp.is_file() or stamp.read_text() != now:
+        for folder in ("html", ".doctrees", "jupyter_execute"):
+            shutil.rmtree(built / folder, ignore_errors=True)
+    stamp.unlink(missing_ok=True)  # a build with warnings must warn again next time
+    start = "from jupyter_book.cli.main import main; main()"
+    command = [sys.executable, "-c", start, "build", ".", "-W", "-n", "--keep-going", "-q"]
+    if subprocess.run(command, cwd=root).returncode:
+        raise BookError("Jupyter Book reported the errors or warnings above")
+    stamp.write_text(now)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--jobs", type=int, default=2, help="notebooks run at a time")
+    jobs = parser.parse_args(argv).jobs
+    begun = time.time()
+    try:
+        check_sources(ROOT)
+        run_notebooks(ROOT, jobs)
+        check_runs(ROOT)
+        build_html(ROOT)
+        pages = check_html(ROOT)
+    except BookError as error:
+        print(f"\nno book: {error}", file=sys.stderr)
+        return 1
+    print(f"{pages} pages in {time.time() - begun:.0f} s: _build/html/index.html")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
