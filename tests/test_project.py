@@ -313,7 +313,7 @@ def test_the_book_extra_brings_the_bundle():
     assert offline_math.bundle().stat().st_size < 3_000_000
 
 
-# ----------------------------------------------------------------------------- the project's files
+# ----------------------------------------------------------------------- the project's files
 
 
 def test_make_without_a_target_lists_all_targets():
