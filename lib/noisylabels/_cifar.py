@@ -120,7 +120,7 @@ def read(source: Source, root: Path) -> Raw:
             raw = read_python(source, root)
         except (ValueError, FileNotFoundError):
             raise damage from None
-        warnings.warn(f"{damage} (read {python} instead)", stacklevel=2)
+        warnings.warn(f"{damage} (read {python} instead)", stacklevel=4)
         return raw
 
 

@@ -174,7 +174,7 @@ def download(name: str, root: Path | None = None) -> Path:
 
 
 def _root(root: Path | None) -> Path:
-    return paths.datasets_dir() if root is None else Path(root)
+    return paths.datasets_dir() if root is None else Path(root).expanduser()
 
 
 def _known(name: str, allowed: Iterable[str], what: str) -> None:
