@@ -1,0 +1,297 @@
+"""From a setting to a run: load it when it is finished, resume it when it was begun, else train.
+
+`setting(...)` resolves everything a run depends on; `run(setting)` returns its `Run`. `watch(...)` trains
+without the store, for figures that are made live.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import platform
+import shutil
+import subprocess
+import typing
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import datasets, engine, methods, noise, paths, runs, views
+from .recorder import Progress, Recorder, TrainingFailed, Truth, Watch
+from .runs import Run, Setting, StoreError
+
+# What a budget changes of a method's published recipe. They are never mixed in one column.
+BUDGETS: dict[str, dict[str, Any]] = {
+    # scikit-learn's digits, seconds on one CPU core
+    "smoke": dict(network="tiny", epochs=30, batch_size=64, lr=0.05, schedule="cosine", lr_floor=0.0,
+                  weight_decay=5e-4, period=6),
+    # 10,000 real images, a small network, minutes on one CPU core
+    "laptop": dict(network="small", epochs=30, batch_size=128, lr=0.05, schedule="cosine",
+                   lr_floor=0.0, weight_decay=5e-4, period=6, precision="bfloat16"),
+    # all images, a network that learns fast, about a minute on one GPU
+    "fast": dict(network="resnet9", epochs=40, batch_size=128, lr=0.05, schedule="cosine",
+                 lr_floor=0.0, weight_decay=5e-4, period=8, precision="bfloat16"),
+    # the published schedule
+    "paper": dict(precision="bfloat16"),
+}
+MAX_SAMPLES = {"laptop": 10_000}
+VAL_FRACTION = {"smoke": 0.1, "laptop": 0.1, "fast": 0.1, "paper": 0.0}
+NOT_BY_NAME = ("human", "given", "confusion", "ood-uniform", "ood-confusion")  # need an input file
+PROBE = 5_000  # training samples whose accuracy is followed, at most
+
+
+# ------------------------------------------------------------------------------ resolving a setting
+
+
+def setting(method: str, dataset: str = "digits", noise: str = "symmetric", rate: float = 0.4,
+            budget: str = "smoke", seed: int = 0, *, split_seed: int | None = None,
+            noise_seed: int | None = None, init_seed: int | None = None,
+            max_samples: int | None = None, trusted_per_class: int | None = None,
+            val_fraction: float | None = None, **options: Any) -> Setting:
+    """The resolved setting of one run.
+
+    Args:
+        method, dataset, noise, rate, budget: see `runs.Setting`. At the `paper` budget the method's
+            published settings hold; the other budgets replace the schedule and the network by the
+            rows of `BUDGETS` and whatever the method's own `scaled(budget, ...)` says.
+        seed: of the three seeds that are not given themselves.
+        max_samples: 0 means all images.
+        options: any of the method's settings, by name; strings are read as the field's type.
+
+    Raises:
+        ValueError: unknown name or value; the message gives the nearest valid one.
+    """
+    module = methods.get(method)
+    if budget not in BUDGETS:
+        raise ValueError(f"unknown budget {budget!r}; allowed: {', '.join(BUDGETS)}.")
+    if dataset not in datasets.NAMES:
+        raise ValueError(_unknown("dataset", dataset, datasets.NAMES))
+    if budget == "smoke" and dataset != "digits":
+        raise ValueError("the smoke budget is made for the digits; use laptop, fast or paper for "
+                         f"{dataset}.")
+    known = noise_kinds(dataset)
+    if noise not in known:
+        raise ValueError(_unknown("noise", noise, known))
+    if noise.startswith("human-"):
+        rate = 1.0  # people labelled everything; the realised rate is measured
+    values = dict(module.published(dataset, noise, rate))
+    if budget != "paper":
+        values |= {"milestones": (), "drop": 0.1} | BUDGETS[budget]
+        if hasattr(module, "scaled"):
+            values |= module.scaled(budget, dataset, noise, rate)
+    else:
+        values |= BUDGETS["paper"]
+    values |= _typed(module.Settings, options)
+    resolved = module.Settings(**values)
+    if trusted_per_class is None:
+        trusted_per_class = getattr(module, "TRUSTED_PER_CLASS", 0)
+    return Setting(
+        method=method, dataset=dataset, noise=noise, rate=rate, budget=budget,
+        options=dataclasses.asdict(resolved),
+        split_seed=seed if split_seed is None else split_seed,
+        noise_seed=seed if noise_seed is None else noise_seed,
+        init_seed=seed if init_seed is None else init_seed,
+        max_samples=MAX_SAMPLES.get(budget) if max_samples is None else max_samples or None,
+        trusted_per_class=trusted_per_class,
+        val_fraction=VAL_FRACTION[budget] if val_fraction is None else val_fraction)
+
+
+def settings_of(s: Setting) -> Any:
+    """The method's own `Settings` object of a resolved setting."""
+    cls = methods.get(s.method).Settings
+    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in s.options.items()})
+
+
+def noise_kinds(dataset: str) -> tuple[str, ...]:
+    """The noise kinds a setting may name for that dataset."""
+    human = tuple(f"human-{w}" for w in datasets.HUMAN_LABELS.get(dataset, ()))
+    return (*(k for k in noise.KINDS if k not in NOT_BY_NAME), *human)
+
+
+def _unknown(what: str, name: str, allowed: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, list(allowed), n=1)
+    hint = f" (nearest: {near[0]})" if near else ""
+    return f"unknown {what} {name!r}{hint}; allowed: {', '.join(allowed)}."
+
+
+def _typed(cls: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """`options` as the types of the dataclass's fields; unknown names and wrong types are errors."""
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: hints[f.name] for f in dataclasses.fields(cls)}
+    out = {}
+    for name, value in options.items():
+        if name not in fields:
+            raise ValueError(_unknown("option", name, tuple(fields)))
+        out[name] = _cast(name, value, fields[name])
+    return out
+
+
+def _cast(name: str, value: Any, kind: Any) -> Any:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if type(None) in args:  # Optional
+        if value is None or value == "none":
+            return None
+        return _cast(name, value, next(a for a in args if a is not type(None)))
+    if origin is tuple:
+        parts = value.split(",") if isinstance(value, str) else value
+        return tuple(_cast(name, p, args[0]) for p in parts if p != "")
+    if kind is bool:
+        if str(value).lower() in ("true", "false", "1", "0", "yes", "no"):
+            return str(value).lower() in ("true", "1", "yes")
+    elif kind is str and isinstance(value, str):
+        return value
+    elif kind in (int, float) and not isinstance(value, bool):
+        try:
+            number = float(value)
+            if kind is float or number == int(number):
+                return kind(number)
+        except (TypeError, ValueError):
+            pass
+    raise ValueError(f"option {name!r} takes {getattr(kind, '__name__', kind)}, not {value!r}.")
+
+
+# -------------------------------------------------------------------------------- preparing a task
+
+
+def prepare(s: Setting, execution: engine.Execution | None = None) -> tuple[engine.Task, Truth]:
+    """The task a method sees and the truth that stays with the recorder, on the device."""
+    execution = (execution or engine.Execution()).resolve()
+    data = datasets.load(s.dataset)
+    chosen = torch.arange(len(data.y_train))
+    if s.max_samples is not None and s.max_samples < len(data.y_train):
+        data, chosen = datasets.subset(data, s.max_samples, s.split_seed)
+    split = datasets.split(data.y_train, data.num_classes, trusted_per_class=s.trusted_per_class,
+                           val_fraction=s.val_fraction, seed=s.split_seed)
+    noisy = torch.cat([split.train, split.val]).sort().values  # all but the trusted samples
+    y_true = data.y_train[noisy]
+    labels = noise.corrupt(y_true, **_noise_arguments(s, data, chosen, noisy))
+    in_train = torch.isin(noisy, split.train)
+    device = torch.device(execution.device)
+    recipe = settings_of(s)
+    weak: views.View = views.Weak(pad=data.pad, flip=data.flip)
+    task = engine.Task(
+        images=data.x_train[split.train].to(device), y_given=labels.y_given[in_train].to(device),
+        num_classes=data.num_classes, mean=data.mean, std=data.std, weak=weak,
+        strong=strong_view(data), seed=s.init_seed, execution=execution,
+        precision=recipe.precision,
+        trusted=None if not len(split.trusted) else (data.x_train[split.trusted].to(device),
+                                                     data.y_train[split.trusted].to(device)))
+    probe = torch.arange(len(split.train))
+    if len(probe) > PROBE:
+        draw = torch.Generator().manual_seed(s.split_seed)
+        probe = torch.randperm(len(probe), generator=draw)[:PROBE].sort().values
+    truth = Truth(
+        y_true=y_true[in_train].to(device), wrong=labels.wrong[in_train].to(device),
+        x_test=data.x_test.to(device), y_test=data.y_test.to(device),
+        x_val=data.x_train[split.val].to(device), y_val=labels.y_given[~in_train].to(device),
+        probe=probe.to(device))
+    return task, truth
+
+
+def strong_view(data: datasets.Dataset) -> views.View:
+    """RandAugment as in FixMatch after the weak view, then cutout of half the side."""
+    return views.Chain((views.Weak(pad=data.pad, flip=data.flip), views.RandAugment.fixmatch()))
+
+
+def _noise_arguments(s: Setting, data: datasets.Dataset, chosen: Tensor, noisy: Tensor
+                     ) -> dict[str, Any]:
+    official = next((v for k, v in noise.OFFICIAL_SEEDS.items() if s.noise.startswith(k)), 0)
+    common = dict(rate=s.rate, num_classes=data.num_classes, seed=official + s.noise_seed)
+    if s.noise.startswith("human-"):
+        human = datasets.human_labels(s.dataset, s.noise.removeprefix("human-"))
+        return dict(kind="human", y_human=human[chosen][noisy], **common)
+    coarse = None if data.coarse_train is None else data.coarse_train[noisy]
+    return dict(kind=s.noise, dataset=s.dataset, coarse=coarse, **common)
+
+
+# -------------------------------------------------------------------------------------- running
+
+
+def run(s: Setting, *, execution: engine.Execution | None = None, progress: Progress | None = None,
+        signals: bool = False, again: bool = False, waiting: Any = None) -> Run:
+    """The run of this setting: loaded if recorded, resumed if begun, else trained.
+
+    Args:
+        execution: device, compilation; not part of the setting.
+        signals: keep the method's per-sample signals with the record.
+        again: train anew a run that is recorded as *failed* (a finished one is never retrained).
+        waiting: called once when another process is training this very run; then we wait for it.
+
+    Raises:
+        recorder.TrainingFailed: training broke down; the failure is recorded and counted.
+        runs.StoreError: the record or a checkpoint cannot be written or read.
+    """
+    if (there := runs.lookup(s)) is not None and (there.finished or not again):
+        return there
+    with runs.lock(s, waiting=waiting):
+        if (there := runs.lookup(s)) is not None and (there.finished or not again):
+            return there
+        checkpoints = paths.cache_dir() / "checkpoints" / s.key
+        task, truth = prepare(s, execution)
+        log = Recorder(task, truth, checkpoints, progress)
+        info = facts(s, task, truth)
+        try:
+            methods.get(s.method).train(task, settings_of(s), log)
+        except TrainingFailed as error:
+            runs.save(s, {**info, "status": "failed", "why": str(error)}, log.rows)
+            raise
+        finally:
+            log.finish()
+        result = runs.save(s, {**info, "status": "finished", **summary(log)}, log.rows,
+                           log.signals() if signals else None)
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        return result
+
+
+def watch(s: Setting, each: Watch | None = None, *, execution: engine.Execution | None = None
+          ) -> tuple[Run, Recorder]:
+    """Train now, without the store; `each(epoch, recorder)` sees every epoch. For live figures."""
+    task, truth = prepare(s, execution)
+    log = Recorder(task, truth, watch=each)
+    methods.get(s.method).train(task, settings_of(s), log)
+    columns = dict.fromkeys(c for row in log.rows for c in row)
+    epochs = {c: runs.np.array([row.get(c, float("nan")) for row in log.rows]) for c in columns}
+    info = {**facts(s, task, truth), "status": "finished", **summary(log),
+            "_signals": log.signals()}
+    return Run(s, info, epochs), log
+
+
+def facts(s: Setting, task: engine.Task, truth: Truth) -> dict[str, Any]:
+    """What a record says besides its numbers: data, software, hardware."""
+    return {
+        "samples": len(task), "validation": len(truth.y_val),
+        "trusted": 0 if task.trusted is None else len(task.trusted[1]),
+        "realised_rate": round(float(truth.wrong.float().mean()), 6),
+        "commit": commit(), "date": runs.now(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "hardware": engine.hardware(task.device),
+        "execution": {"compile": task.execution.compile, "graph": task.execution.graph},
+    }
+
+
+def summary(log: Recorder) -> dict[str, Any]:
+    """The final numbers of a record."""
+    test = [row["test"] for row in log.rows]
+    seconds = [row["seconds"] for row in log.rows]
+    return {"epochs": len(test), "last": test[-1], "mean_last_10": sum(test[-10:]) / len(test[-10:]),
+            "best": max(test), "seconds_per_epoch": sorted(seconds)[len(seconds) // 2],
+            "seconds": sum(seconds) + sum(row["seconds_evaluating"] for row in log.rows)}
+
+
+def commit() -> str:
+    """The code's commit, with "+" when lib/ had uncommitted changes; "unknown" outside git."""
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(paths.home()), *words], capture_output=True,
+                              text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + (
+            "+" if git("status", "--porcelain", "--", "lib") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+__all__ = ["BUDGETS", "Setting", "StoreError", "TrainingFailed", "facts", "prepare", "run", "setting",
+           "settings_of", "summary", "watch"]

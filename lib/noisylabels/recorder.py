@@ -1,0 +1,258 @@
+"""The one place where training meets the truth: per-epoch numbers, checkpoints, resume.
+
+A method sees a `Task`; the recorder alone also knows the true labels and the test set. At the end of an
+epoch it evaluates the networks, turns the method's per-sample signals into numbers (how many labels are
+right, how well `p_clean` ranks them) and saves a checkpoint. A killed run is started again from its top:
+each `epochs` block puts its networks, optimisers and tensors back in place and goes on at the first epoch
+that was not finished.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import engine, mixtures
+from .runs import StoreError
+
+Progress = Callable[[Mapping[str, Any]], None]
+Watch = Callable[[int, "Recorder"], None]
+
+
+class TrainingFailed(RuntimeError):
+    """Training broke down (a loss that is not finite); recorded as a failed run."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What only the recorder knows. Index i of `y_true` and `wrong` is sample i of the task.
+
+    Args:
+        y_true: int64 (N,); wrong: bool (N,), the given label is not the true one (or the image was
+            replaced by one of no class at all).
+        x_test, y_test: the clean test set; x_val, y_val: validation images with *noisy* labels.
+        probe: int64 indices of the training samples whose accuracy is followed (all, or a fixed
+            random part where evaluating all would cost too much).
+    """
+
+    y_true: Tensor
+    wrong: Tensor
+    x_test: Tensor
+    y_test: Tensor
+    x_val: Tensor
+    y_val: Tensor
+    probe: Tensor
+
+
+class Recorder:
+    """Follows one training: `for epoch in log.epochs(n, net, opt): ... log.loss(...)`.
+
+    Args:
+        checkpoints: folder for the blocks' checkpoints, or None to keep none.
+        progress: called after each epoch with that epoch's row.
+        watch: called after each epoch with (epoch, recorder); the recorder's `networks` are the ones
+            evaluated. For figures made while training; must not change anything.
+    """
+
+    def __init__(self, task: engine.Task, truth: Truth, checkpoints: Path | None = None,
+                 progress: Progress | None = None, watch: Watch | None = None) -> None:
+        self.task, self.truth = task, truth
+        self.checkpoints, self.progress, self.watch = checkpoints, progress, watch
+        self.rows: list[dict[str, Any]] = []
+        self.networks: list[nn.Module] = []
+        self.resumed_at = 0
+        self._block = 0
+        self._notes: dict[str, Tensor | float] = {}
+        self._handed: dict[str, Tensor] = {}
+        self._loss_sum: Tensor = torch.zeros((), device=task.device)
+        self._steps = 0
+        self._writer: Thread | None = None
+
+    # ------------------------------------------------------------------ what a method calls
+
+    def epochs(self, count: int, *state: Any, predict: nn.Module | list[nn.Module] | None = None,
+               stage: str = "train") -> Iterator[int]:
+        """Yield the 1-based epochs of one stage; evaluate, record and checkpoint after each.
+
+        Args:
+            state: networks, optimisers, tensors, and anything with `state_dict`: all that must be
+                put back when a killed run resumes. What is computed afresh from these need not be.
+            predict: the network, or networks whose logits are summed, that count as the method's
+                answer (default: the first network of `state`).
+            stage: name of the stage, a column of the record.
+        """
+        nets = predict if isinstance(predict, list) else [predict] if predict is not None else [
+            next(x for x in state if isinstance(x, nn.Module))]
+        block, self._block = self._block, self._block + 1
+        done = self._restore(block, state)
+        for epoch in range(done + 1, count + 1):
+            self._loss_sum = torch.zeros((), device=self.task.device)
+            self._steps, self._notes = 0, {}
+            self._synchronise()
+            begun = time.perf_counter()
+            yield epoch
+            self._synchronise()
+            trained = time.perf_counter()
+            self.networks = nets
+            row = {"stage": stage, "epoch": len(self.rows) + 1, **self._measure(nets)}
+            row["seconds"] = round(trained - begun, 4)
+            row["seconds_evaluating"] = round(time.perf_counter() - trained, 4)
+            self.rows.append(row)
+            if not math.isfinite(row["loss"]):
+                raise TrainingFailed(f"the loss became {row['loss']} in epoch {row['epoch']} "
+                                     f"({stage}).")
+            self._save(block, epoch, count, state)
+            if self.progress is not None:
+                self.progress({**row, "stage_epoch": epoch, "stage_epochs": count})
+            if self.watch is not None:
+                self.watch(int(row["epoch"]), self)
+
+    def loss(self, value: Tensor) -> None:
+        """Count one step's loss (a detached scalar); the epoch's mean is recorded."""
+        self._loss_sum += value
+        self._steps += 1
+
+    def note(self, **values: Tensor | float) -> None:
+        """Record scalars of this epoch under their names; tensors are read once, at its end."""
+        self._notes.update(values)
+
+    def p_clean(self, values: Tensor, suffix: str = "") -> None:
+        """Hand over p(label is right) (N,); recorded: its AUC against the truth."""
+        right = ~self.truth.wrong
+        self.note(**{f"auc{suffix}": mixtures.auc(values, right)})
+        self.signal(f"p_clean{suffix}", values)
+
+    def targets(self, values: Tensor, suffix: str = "") -> None:
+        """Hand over the current (soft) labels (N, C); recorded: how many have a right argmax."""
+        right = values.argmax(1) == self.truth.y_true
+        self.note(**{f"label_accuracy{suffix}": right.float().mean()})
+
+    def signal(self, name: str, values: Tensor) -> None:
+        """Keep a per-sample array (N,) under `name`; the last one handed over is recorded."""
+        self._handed[name] = values.detach().to(torch.float16)
+
+    # --------------------------------------------------------------------------- measuring
+
+    def signals(self) -> dict[str, np.ndarray]:
+        """The per-sample arrays handed over last (float16), for the record."""
+        return {k: v.cpu().numpy() for k, v in self._handed.items()}
+
+    def logits(self, images: Tensor, nets: list[nn.Module] | None = None) -> Tensor:
+        """The method's answer (N, C) on uint8 images: its networks' logits, summed."""
+        each = [engine.outputs(net, self.task, images)[0] for net in nets or self.networks]
+        return torch.stack(each).sum(0)
+
+    def _measure(self, nets: list[nn.Module]) -> dict[str, Any]:
+        t = self.truth
+
+        def share(hit: Tensor, among: Tensor | None = None) -> Tensor:
+            hit = hit.float()
+            return hit.mean() if among is None else (hit * among).sum() / among.sum()
+
+        guess = self.logits(self.task.images[t.probe], nets).argmax(1)
+        wrong = t.wrong[t.probe].float()
+        given, true = self.task.y_given[t.probe], t.y_true[t.probe]
+        numbers: dict[str, Tensor | float] = {
+            "loss": self._loss_sum / max(1, self._steps) if self._steps else 0.0,
+            "test": share(self.logits(t.x_test, nets).argmax(1) == t.y_test),
+            "val": share(self.logits(t.x_val, nets).argmax(1) == t.y_val) if len(t.x_val)
+            else math.nan,
+            "clean_fit": share(guess == given, 1 - wrong),
+            "wrong_fit": share(guess == given, wrong),
+            "wrong_corrected": share(guess == true, wrong),
+            **self._notes,
+        }
+        packed = torch.stack([torch.as_tensor(v, dtype=torch.float32, device=self.task.device)
+                              for v in numbers.values()])
+        read = packed.tolist()  # the epoch's one wait for the device
+        return {k: float(f"{v:.7g}") for k, v in zip(numbers, read, strict=True)}
+
+    def _synchronise(self) -> None:
+        if self.task.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    # ------------------------------------------------------------------ checkpoint and resume
+
+    def _file(self, block: int) -> Path | None:
+        return None if self.checkpoints is None else self.checkpoints / f"block-{block}.pt"
+
+    def _save(self, block: int, epoch: int, count: int, state: tuple[Any, ...]) -> None:
+        file = self._file(block)
+        if file is None:
+            return
+        content = {
+            "epoch": epoch, "count": count, "rows": self.rows,
+            "state": [_to_host(_state_of(x)) for x in state],
+            "signals": _to_host(self._handed),
+            "generators": {k: g.get_state() for k, g in self.task.generators.items()},
+        }
+        self.finish()  # at most one write under way
+        if self.task.device.type == "cuda":
+            self._writer = Thread(target=_write, args=(content, file))
+            self._writer.start()
+        else:
+            _write(content, file)
+
+    def finish(self) -> None:
+        """Wait for the checkpoint that is being written, if any."""
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
+
+    def _restore(self, block: int, state: tuple[Any, ...]) -> int:
+        file = self._file(block)
+        if file is None or not file.exists():
+            return 0
+        try:
+            saved = torch.load(file, map_location="cpu", weights_only=True)
+            for mine, theirs in zip(state, saved["state"], strict=True):
+                if isinstance(mine, Tensor):
+                    mine.copy_(theirs)
+                else:
+                    mine.load_state_dict(theirs)
+        except Exception as error:
+            raise StoreError(f"the checkpoint {file} cannot be read ({error}); delete its folder "
+                             f"to start this run anew.") from error
+        for name, drawn in saved["generators"].items():
+            self.task.rng(name).set_state(drawn)
+        self.rows = list(saved["rows"])
+        self._handed = {k: v.to(self.task.device) for k, v in saved["signals"].items()}
+        self.resumed_at = len(self.rows)
+        return int(saved["epoch"])
+
+
+def _state_of(x: Any) -> Any:
+    return x if isinstance(x, Tensor) else x.state_dict()
+
+
+def _to_host(x: Any) -> Any:
+    """A copy on the host that later steps cannot change."""
+    if isinstance(x, Tensor):
+        return x.detach().to("cpu", copy=True)
+    if isinstance(x, Mapping):
+        return {k: _to_host(v) for k, v in x.items()}
+    if isinstance(x, (list, tuple)):
+        return [_to_host(v) for v in x]
+    return x
+
+
+def _write(content: dict[str, Any], file: Path) -> None:
+    temporary = file.with_suffix(".tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(content, temporary)
+        os.replace(temporary, file)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        raise StoreError(f"could not write the checkpoint {file} ({error}); free the disk or make "
+                         f"the folder writable and start the run again.") from error

@@ -1,0 +1,309 @@
+"""What was run, what came of it, and where it is kept.
+
+A `Setting` says completely what is trained; its hash names the run. A `Run` is a finished (or failed)
+run read back from disk. The store is plain text under `data/runs`, so the book can be built anywhere:
+
+    data/runs/<dataset>/<noise>/<method>/<budget>-<seed>-<hash>/run.json, epochs.csv[, signals.npz]
+
+Everything is written under a temporary name and renamed, so what is there is whole.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import difflib
+import fcntl
+import hashlib
+import io
+import json
+import math
+import os
+import shutil
+import statistics
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import paths
+
+BUDGETS = ("smoke", "laptop", "fast", "paper")
+FORMAT = 1  # of run.json; older files of a smaller number stay readable
+
+
+class StoreError(RuntimeError):
+    """The store cannot be read or written; the message says which file and what to do."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything that decides a run's numbers (up to the hardware's rounding).
+
+    Args:
+        method: name of a module in `noisylabels.methods`.
+        dataset, noise, rate: what is learned from; `rate` is the nominal rate in [0, 1].
+        budget: `smoke` (digits), `laptop` (real images on a CPU), `fast` or `paper` (one GPU).
+        options: the method's settings, resolved to plain values.
+        split_seed, noise_seed, init_seed: three seeds apart, so that each can vary alone.
+        max_samples: train on a class-balanced subset of that many images; None means all.
+        trusted_per_class: clean samples a class, taken out of training (IEG's trusted set).
+        val_fraction: share of the training set kept out as validation with *noisy* labels.
+    """
+
+    method: str
+    dataset: str
+    noise: str
+    rate: float
+    budget: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    split_seed: int = 0
+    noise_seed: int = 0
+    init_seed: int = 0
+    max_samples: int | None = None
+    trusted_per_class: int = 0
+    val_fraction: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.budget not in BUDGETS:
+            raise ValueError(f"unknown budget {self.budget!r}; allowed: {', '.join(BUDGETS)}.")
+        if not 0.0 <= self.rate <= 1.0:
+            raise ValueError(f"noise rate {self.rate} is outside [0, 1].")
+        if not 0.0 <= self.val_fraction < 1.0:
+            raise ValueError(f"val_fraction {self.val_fraction} is outside [0, 1).")
+        object.__setattr__(self, "options", dict(sorted(self.options.items())))
+        object.__setattr__(self, "rate", float(self.rate))
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Setting:
+        known = {f.name for f in dataclasses.fields(cls)}
+        if unknown := set(values) - known:
+            raise ValueError(f"a setting has no field {sorted(unknown)[0]!r}; known: {known}.")
+        return cls(**values)
+
+    @property
+    def key(self) -> str:
+        """Eight hex digits over the whole setting: equal settings, equal key."""
+        text = json.dumps(self.as_dict(), sort_keys=True, default=list)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    @property
+    def seed(self) -> str:
+        seeds = (self.split_seed, self.noise_seed, self.init_seed)
+        return str(seeds[0]) if len(set(seeds)) == 1 else ".".join(map(str, seeds))
+
+    @property
+    def path(self) -> Path:
+        """The run's folder, relative to the store."""
+        noise = f"{self.noise}-{self.rate:.2f}"
+        return Path(self.dataset, noise, self.method, f"{self.budget}-{self.seed}-{self.key}")
+
+    @property
+    def cell(self) -> Setting:
+        """The same setting without its seeds: runs of one cell differ by seed alone."""
+        return dataclasses.replace(self, split_seed=0, noise_seed=0, init_seed=0)
+
+    def __hash__(self) -> int:
+        return int(self.key, 16)
+
+    def __str__(self) -> str:
+        return (f"{self.method} on {self.dataset}, {self.noise} {self.rate:.0%}, "
+                f"{self.budget} budget, seed {self.seed}")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One recorded run: its setting, its facts (`info`), its per-epoch numbers and signals.
+
+    `epochs` maps a column to a float array with one entry an epoch: `test`, `val` (accuracy in [0, 1]
+    on the test set and on the noisy validation labels), `clean_fit` (training samples with a right
+    label: share predicted right), `wrong_fit` (samples with a wrong label: share predicted *as
+    given*, i.e. memorised), `wrong_corrected` (the same samples: share predicted as their true class),
+    `loss`, `lr`, `seconds`, and what the method noted. `stage` stays text.
+    """
+
+    setting: Setting
+    info: Mapping[str, Any]
+    epochs: Mapping[str, np.ndarray]
+    folder: Path | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self.info.get("status") == "finished"
+
+    @property
+    def signals(self) -> dict[str, np.ndarray]:
+        """Per-sample arrays kept with the run (empty when none were)."""
+        file = self.folder / "signals.npz" if self.folder else None
+        if file is None or not file.exists():
+            return dict(self.info.get("_signals", {}))
+        with np.load(file) as z:
+            return {k: z[k] for k in z.files}
+
+    def last(self, column: str = "test") -> float:
+        return float(self.epochs[column][-1])
+
+    def best(self, column: str = "test") -> float:
+        """The best epoch *by the test set*: an oracle nobody has; always shown in grey."""
+        return float(np.nanmax(self.epochs[column]))
+
+    def mean_last(self, count: int = 10, column: str = "test") -> float:
+        return float(np.mean(self.epochs[column][-count:]))
+
+    def by_validation(self, column: str = "test") -> float:
+        """`column` at the epoch with the best noisy-validation accuracy (NaN without a split)."""
+        val = self.epochs.get("val")
+        if val is None or np.isnan(val).all():
+            return math.nan
+        return float(self.epochs[column][int(np.nanargmax(val))])
+
+
+def mean_std(values: list[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation (n - 1; NaN for one value)."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan
+
+
+# ------------------------------------------------------------------------------------- the store
+
+
+def _write_all(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Put `files` into `folder` in one step; a failure leaves nothing behind."""
+    temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:6]}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        for name, content in files.items():
+            with open(temporary / name, "wb") as f:
+                f.write(content)
+                f.flush()
+                os.fsync(f.fileno())
+        os.rename(temporary, folder)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise StoreError(
+            f"could not write the run to {folder}: {error.strerror or error}; free the disk or "
+            f"make the folder writable and repeat the command (earlier runs are untouched)."
+        ) from error
+
+
+def _epochs_csv(rows: list[dict[str, Any]]) -> bytes:
+    columns = list(dict.fromkeys(c for row in rows for c in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: f"{v:.7g}" if isinstance(v, float) else v for k, v in row.items()})
+    return text.getvalue().encode()
+
+
+def save(setting: Setting, info: Mapping[str, Any], rows: list[dict[str, Any]],
+         signals: Mapping[str, np.ndarray] | None = None, root: Path | None = None) -> Run:
+    """Record a run. A finished run already there is never replaced: it is returned instead."""
+    root = paths.runs_dir() if root is None else root
+    folder = root / setting.path
+    if (folder / "run.json").exists():
+        there = load(folder)
+        if there.finished:
+            return there
+        shutil.rmtree(folder)  # a failed run gives way to its successful repetition
+    facts = {"format": FORMAT, "setting": setting.as_dict(), **info}
+    files = {"run.json": (json.dumps(facts, indent=1, default=list) + "\n").encode(),
+             "epochs.csv": _epochs_csv(rows)}
+    if signals:
+        packed = io.BytesIO()
+        np.savez_compressed(packed, **dict(signals))  # type: ignore[arg-type]
+        files["signals.npz"] = packed.getvalue()
+    _write_all(folder, files)
+    return load(folder)
+
+
+def load(folder: Path) -> Run:
+    """Read one run's folder. Raises StoreError when a file is missing or damaged."""
+    try:
+        facts = json.loads((folder / "run.json").read_text())
+        setting = Setting.from_dict(facts["setting"])
+        with open(folder / "epochs.csv", newline="") as f:
+            rows = list(csv.DictReader(f))
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise StoreError(f"the run in {folder} is damaged ({error}); delete that folder and run "
+                         f"it again.") from error
+    columns = rows[0].keys() if rows else ()
+    epochs = {c: np.array([r[c] if c == "stage" else float(r[c] or "nan") for r in rows])
+              for c in columns}
+    return Run(setting, facts, epochs, folder)
+
+
+def find(root: Path | None = None, *, finished: bool = True, **where: Any) -> list[Run]:
+    """Runs of the store whose setting has the given field values.
+
+    A value may be a tuple or list of allowed values; a key that is no field of `Setting` is looked
+    up in `options`. Sorted by path. `finished=False` also returns failed runs.
+    """
+    root = paths.runs_dir() if root is None else root
+    found = []
+    for file in sorted(root.glob("*/*/*/*/run.json")):
+        run = load(file.parent)
+        values = {**run.setting.options, **run.setting.as_dict()}
+        hit = all(values.get(k) in v if isinstance(v, (tuple, list, set)) else values.get(k) == v
+                  for k, v in where.items())
+        if hit and (run.finished or not finished):
+            found.append(run)
+    return found
+
+
+def lookup(setting: Setting, root: Path | None = None) -> Run | None:
+    """The recorded run of exactly this setting, or None."""
+    folder = (paths.runs_dir() if root is None else root) / setting.path
+    return load(folder) if (folder / "run.json").exists() else None
+
+
+def resolve(name: str, root: Path | None = None) -> Run:
+    """The run whose path or hash ends in, or contains, `name` (for the command line)."""
+    root = paths.runs_dir() if root is None else root
+    names = {str(f.parent.relative_to(root)): f.parent for f in root.glob("*/*/*/*/run.json")}
+    hits = [p for n, p in names.items() if n == name or n.endswith(name) or name in n]
+    if len(hits) == 1:
+        return load(hits[0])
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.3)
+    hint = f"; the nearest is {near[0]}" if near and not hits else ""
+    raise ValueError(f"{len(hits)} runs match {name!r}, exactly one must{hint} "
+                     f"(see `noisylabels runs list`).")
+
+
+@contextmanager
+def lock(setting: Setting, root: Path | None = None,
+         waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold this setting's lock: of two processes asked for one run, one trains, one waits.
+
+    The system frees the lock when its process dies, however it dies.
+    """
+    folder = (paths.cache_dir() if root is None else root) / "locks"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = open(folder / f"{setting.key}.lock", "w")
+    except OSError as error:
+        raise StoreError(f"could not make the lock in {folder}: {error.strerror}; free the disk or "
+                         f"make the folder writable.") from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if waiting is not None:
+                waiting()
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(handle, fcntl.LOCK_UN)
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,439 @@
+"""Engine, recorder and lab together: exact resume, no truth in a method, no hidden waiting."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from conftest import REPO
+from noisylabels import engine, lab, methods, networks, objectives, runs, views
+from noisylabels.engine import Recipe
+from noisylabels.recorder import Recorder, Truth
+
+NUMBERS = ("test", "val", "loss", "clean_fit", "wrong_fit", "wrong_corrected", "lr")
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A project folder of its own, so that no test touches the recorded runs."""
+    monkeypatch.setenv("NOISYLABELS_HOME", str(tmp_path))
+    return tmp_path
+
+
+def quick(method: str = "cross_entropy", **changes):
+    return lab.setting(method, rate=0.6, **{"epochs": 3, "max_samples": 300, **changes})
+
+
+def same_numbers(a: runs.Run, b: runs.Run) -> None:
+    for name in NUMBERS:
+        if name in a.epochs:
+            np.testing.assert_array_equal(a.epochs[name], b.epochs[name], err_msg=name)
+
+
+# ------------------------------------------------------------------------------------ schedules
+
+
+@pytest.mark.parametrize("recipe, expected", [
+    # MixNN 3.1: 0.02, cosine restarts every 10 epochs, floor 0.001; epochs 10, 20, ... are lowest
+    (Recipe(), {1: 0.02, 6: 0.0105, 10: 0.001465, 11: 0.02, 300: 0.001465}),
+    # DRPL 3.2, CIFAR-10 stage 1: .1 in epochs 1-74, .01 in 75-109, .001 in 110-130
+    (Recipe(lr=0.1, schedule="steps", milestones=(75, 110)),
+     {1: 0.1, 74: 0.1, 75: 0.01, 109: 0.01, 110: 0.001, 130: 0.001}),
+    (Recipe(lr=0.1, schedule="cosine", epochs=10, lr_floor=0.0), {1: 0.1, 6: 0.05}),
+    (Recipe(lr=0.3, schedule="constant"), {1: 0.3, 300: 0.3}),
+    (Recipe(lr=0.4, schedule="onecycle", epochs=10, lr_floor=0.0), {1: 0.2, 2: 0.4, 10: 0.4 / 9}),
+])
+def test_learning_rates_by_epoch(recipe, expected):
+    for epoch, lr in expected.items():
+        assert recipe.lr_at(epoch) == pytest.approx(lr, rel=1e-3), epoch
+
+
+@pytest.mark.parametrize("bad, words", [
+    (dict(schedule="linear"), "unknown schedule 'linear'; allowed: constant"),
+    (dict(precision="float16"), "allowed: float32, bfloat16"), (dict(epochs=0), "at least 1")])
+def test_a_bad_recipe_is_refused(bad, words):
+    with pytest.raises(ValueError, match=words):
+        Recipe(**bad)
+
+
+# ---------------------------------------------------------------------------- resolving settings
+
+
+def test_settings_resolve_by_budget():
+    paper = lab.setting("elr", "cifar10", "symmetric", 0.4, "paper")
+    assert paper.options["network"] == "resnet34" and paper.options["epochs"] == 150
+    assert (paper.options["beta"], paper.options["lam"]) == (0.7, 3.0)
+    asym = lab.setting("elr", "cifar10", "asymmetric", 0.4, "paper")
+    assert (asym.options["beta"], asym.options["lam"], asym.options["epochs"]) == (0.9, 1.0, 120)
+    assert asym.options["milestones"] == (40, 80) and paper.val_fraction == 0.0
+    assert lab.setting("elr", "cifar100", "symmetric", 0.4, "paper").options["lam"] == 7.0
+    small = lab.setting("gce", "cifar10", "symmetric", 0.8, "laptop", seed=2, q=0.5)
+    assert small.max_samples == 10_000 and small.seed == "2" and small.options["q"] == 0.5
+    assert lab.settings_of(asym).milestones == (40, 80)
+
+
+@pytest.mark.parametrize("call, words", [
+    (dict(method="cross_entropi"), "did you mean 'cross_entropy'"),
+    (dict(method="gce", dataset="cifar11"), "nearest: cifar10"),
+    (dict(method="gce", noise="symetric"), "nearest: symmetric"),
+    (dict(method="gce", budget="big"), "allowed: smoke, laptop, fast, paper"),
+    (dict(method="gce", qq=0.5), "unknown option 'qq'"),
+    (dict(method="gce", q="much"), "option 'q' takes float, not 'much'"),
+    (dict(method="gce", epochs=2.5), "option 'epochs' takes int"),
+    (dict(method="gce", nesterov="perhaps"), "option 'nesterov' takes bool"),
+    (dict(method="gce", rate=-0.1), "outside \\[0, 1\\]"),
+    (dict(method="gce", dataset="cifar10"), "smoke budget is made for the digits")])
+def test_a_bad_setting_says_what_is_allowed(call, words):
+    with pytest.raises(ValueError, match=words):
+        lab.setting(**call)
+
+
+def test_options_are_read_as_their_field_type():
+    s = lab.setting("gce", q="0.5", epochs="4", nesterov="yes", milestones="2,3")
+    assert s.options["q"] == 0.5 and s.options["epochs"] == 4
+    assert s.options["nesterov"] is True and s.options["milestones"] == (2, 3)
+
+
+# ------------------------------------------------------------------------------ training and truth
+
+
+@pytest.mark.parametrize("method", ["cross_entropy", "mixup", "gce", "elr"])
+def test_every_baseline_trains_records_and_repeats_itself(home, method):
+    run = lab.run(quick(method))
+    assert run.finished and len(run.epochs["test"]) == 3
+    assert run.info["realised_rate"] == pytest.approx(0.54, abs=0.06)
+    assert run.info["samples"] + run.info["validation"] == 300
+    same_numbers(run, lab.watch(quick(method))[0])
+    assert lab.run(quick(method)).info["date"] == run.info["date"], "a finished run is only loaded"
+    assert not list((home / "data" / "cache" / "checkpoints").iterdir()), "checkpoints are removed"
+
+
+def test_learning_happens(home):
+    run, _ = lab.watch(lab.setting("cross_entropy", rate=0.0, epochs=8))
+    assert run.last() > 0.9 and run.last("clean_fit") > 0.9
+    assert np.isnan(run.last("wrong_fit")), "there are no wrong labels to memorise"
+
+
+def test_the_truth_reaches_no_method(home):
+    """Poison: other true labels and another test set; the trained weights stay the same."""
+    s = quick("elr")
+    weights = []
+    for poison in (False, True):
+        task, truth = lab.prepare(s)
+        hidden = truth.y_true.data_ptr()
+        assert all(v.data_ptr() != hidden for v in vars(task).values()
+                   if isinstance(v, torch.Tensor))
+        assert "y_true" not in {f.name for f in dataclasses.fields(task)}
+        if poison:
+            truth = Truth(y_true=truth.y_true.flip(0), wrong=~truth.wrong, probe=truth.probe,
+                          x_test=255 - truth.x_test, y_test=truth.y_test.flip(0),
+                          x_val=255 - truth.x_val, y_val=truth.y_val.flip(0))
+        net = methods.get("elr").train(task, lab.settings_of(s), Recorder(task, truth))
+        weights.append(torch.cat([p.detach().flatten() for p in net.parameters()]))
+    assert torch.equal(*weights)
+
+
+def test_recorder_counts_by_truth(home):
+    """Numbers of one epoch against a count by hand."""
+    seen = {}
+
+    def each(epoch, log):
+        guess = log.logits(log.task.images).argmax(1)
+        given, true, wrong = log.task.y_given, log.truth.y_true, log.truth.wrong
+        seen[epoch] = ((guess == given)[~wrong].float().mean().item(),
+                       (guess == given)[wrong].float().mean().item(),
+                       (guess == true)[wrong].float().mean().item())
+
+    run, _ = lab.watch(quick(), each)
+    for k, name in enumerate(("clean_fit", "wrong_fit", "wrong_corrected")):
+        np.testing.assert_allclose(run.epochs[name], [seen[e][k] for e in (1, 2, 3)], atol=1e-6)
+
+
+def test_three_seeds_vary_apart(home):
+    base, _ = lab.prepare(quick())
+    noise, _ = lab.prepare(quick(noise_seed=5))
+    split, _ = lab.prepare(quick(split_seed=5))
+    init, _ = lab.prepare(quick(init_seed=5))
+    assert torch.equal(base.images, noise.images) and not torch.equal(base.y_given, noise.y_given)
+    assert not torch.equal(base.images, split.images)
+    assert torch.equal(base.y_given, init.y_given) and base.seed != init.seed
+
+
+def test_a_trusted_set_is_clean_balanced_and_out_of_training(home):
+    task, truth = lab.prepare(lab.setting("cross_entropy", rate=0.9, trusted_per_class=3))
+    images, labels = task.trusted
+    assert torch.bincount(labels).tolist() == [3] * 10
+    assert len(task) + len(truth.y_val) + 30 == 1297
+    flat = {x.numpy().tobytes() for x in task.images}
+    assert sum(x.numpy().tobytes() in flat for x in images) == 0
+
+
+def test_a_failed_run_is_recorded_and_counted(home):
+    s = quick(lr=1e9, momentum=0.99)
+    with pytest.raises(lab.TrainingFailed, match="the loss became"):
+        lab.run(s)
+    assert runs.find() == [] and not runs.find(finished=False)[0].finished
+    assert lab.run(s).info["status"] == "failed", "it is not tried again unasked"
+    with pytest.raises(lab.TrainingFailed):
+        lab.run(s, again=True)
+
+
+# ------------------------------------------------------------------------------------- resume
+
+SCRIPT = """
+import sys, torch
+torch.set_num_threads(1)
+from noisylabels import lab
+s = lab.setting("elr", rate=0.6, epochs=6, max_samples=600)
+lab.run(s, progress=lambda row: print(row["epoch"], flush=True),
+        waiting=lambda: print("waiting", flush=True))
+print("done", flush=True)
+"""
+
+
+def start_run(home):
+    env = {**os.environ, "NOISYLABELS_HOME": str(home), "OMP_NUM_THREADS": "1",
+           "PYTHONPATH": str(REPO / "lib")}
+    return subprocess.Popen([sys.executable, "-c", SCRIPT], env=env,
+                            stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_ends_with_the_same_numbers(home, tmp_path_factory, how):
+    whole = tmp_path_factory.mktemp("whole")
+    process = start_run(home)
+    assert [process.stdout.readline() for _ in range(3)] == ["1\n", "2\n", "3\n"]
+    time.sleep(0.02)  # somewhere inside an epoch
+    process.send_signal(how)
+    process.wait()
+    assert runs.find(home / "data" / "runs") == []
+    rest = start_run(home).communicate(timeout=60)[0].split()
+    assert rest[-1] == "done" and len(rest) <= 4, f"at most one finished epoch was redone: {rest}"
+    start_run(whole).communicate(timeout=60)
+    a, b = (runs.find(h / "data" / "runs")[0] for h in (home, whole))
+    assert a.setting == b.setting and len(a.epochs["test"]) == 6
+    same_numbers(a, b)
+    np.testing.assert_array_equal(a.epochs["label_accuracy"], b.epochs["label_accuracy"])
+
+
+def test_of_two_processes_one_trains_and_one_waits(home):
+    pair = [start_run(home), start_run(home)]
+    said = [p.communicate(timeout=60)[0].split() for p in pair]
+    trained = [words for words in said if "1" in words]
+    loaded = [words for words in said if "1" not in words]
+    assert len(trained) == 1 and loaded == [["waiting", "done"]]
+    assert len(runs.find(home / "data" / "runs")) == 1
+
+
+def test_stages_with_fresh_networks_resume_in_place(home):
+    """Three blocks, a tensor computed between them, two networks in the last: all put back."""
+
+    def train(task, log, stop_at=None):
+        s = Recipe(network="tiny", batch_size=64, lr=0.05, schedule="constant")
+        q = objectives.one_hot(task.y_given, task.num_classes).float()
+        nets = []
+        for block in range(3):
+            net, opt = engine.start(s, task, salt=block)
+            other, _ = engine.start(s, task, salt=10 + block)
+
+            @engine.step(opt, task)
+            def step(i, x, net=net):
+                return objectives.soft_cross_entropy(net(x), q[i])
+
+            answer = [net, other] if block == 2 else None
+            for _ in log.epochs(2, net, opt, other, q, predict=answer, stage=f"s{block}"):
+                for i, x in task.batches(s.batch_size):
+                    log.loss(step(i, x))
+                q.lerp_(engine.outputs(net, task)[0].softmax(1), 0.3)
+                if stop_at is not None and len(log.rows) + 1 == stop_at:
+                    raise KeyboardInterrupt
+            nets.append(net)
+        return q
+
+    s = quick()
+    task, truth = lab.prepare(s)
+    whole = train(task, log := Recorder(task, truth))
+    for stop_at in (1, 2, 3, 4, 6):
+        folder = home / f"stop-{stop_at}"
+        task, truth = lab.prepare(s)
+        with pytest.raises(KeyboardInterrupt):
+            train(task, Recorder(task, truth, folder), stop_at)
+        task, truth = lab.prepare(s)
+        resumed = Recorder(task, truth, folder)
+        assert torch.equal(train(task, resumed), whole), stop_at
+        assert resumed.resumed_at == stop_at - 1
+        for a, b in zip(log.rows, resumed.rows, strict=True):
+            assert [a[k] for k in ("stage", "epoch", "test", "loss")] == \
+                   [b[k] for k in ("stage", "epoch", "test", "loss")]
+
+
+def test_a_damaged_checkpoint_is_named(home):
+    s = quick()
+    file = home / "data" / "cache" / "checkpoints" / s.key / "block-0.pt"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"not a checkpoint")
+    with pytest.raises(runs.StoreError, match="block-0.pt cannot be read"):
+        lab.run(s)
+
+
+def test_an_unwritable_store_is_a_clear_error(home):
+    (home / "data").mkdir()
+    (home / "data" / "cache").write_text("a file where a folder should be")
+    with pytest.raises(runs.StoreError, match="free the disk or make the folder writable"):
+        lab.run(quick())
+
+
+# -------------------------------------------------------------------------------------- guards
+
+
+class Count(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.ops = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.ops += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+def a_task(n: int = 64, channels: int = 1, side: int = 8) -> engine.Task:
+    return engine.Task(images=torch.zeros(n, channels, side, side, dtype=torch.uint8),
+                       y_given=torch.arange(n) % 10, num_classes=10, mean=(0.3,) * channels,
+                       std=(0.4,) * channels, weak=views.Weak(pad=1, flip=False),
+                       strong=views.RandAugment.fixmatch())
+
+
+def one_epoch(method: str, task: engine.Task, batch_size: int) -> None:
+    """The method's own loop for one epoch, with a recorder that only counts losses."""
+
+    class Silent:
+        def epochs(self, count, *state, **_):
+            yield 1
+
+        def loss(self, value):
+            assert value.shape == ()
+
+        def targets(self, values):
+            pass
+
+    s = methods.get(method).Settings(network="tiny", epochs=1, batch_size=batch_size)
+    methods.get(method).train(task, s, Silent())
+
+
+@pytest.mark.parametrize("method", ["cross_entropy", "mixup", "gce", "elr"])
+def test_an_epoch_never_waits_for_the_host(method, monkeypatch):
+    """Under fake tensors every hidden read (.item(), a boolean index, nonzero) is an error."""
+
+    def start(s, task, *, salt=0):  # as engine.start, with fake weights
+        with unset_fake_temporarily():
+            net = networks.build(s.network, task.num_classes, task.images.shape[1], seed=salt)
+        for module in net.modules():
+            for table in (module._parameters, module._buffers):
+                for name, value in table.items():
+                    if value is not None:
+                        fake = mode.from_tensor(value.data)
+                        table[name] = torch.nn.Parameter(fake) if value.requires_grad else fake
+        return net, engine.sgd(net.parameters(), s, task)
+
+    monkeypatch.setattr(engine, "start", start)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        one_epoch(method, a_task(), 32)
+
+
+def test_the_guard_above_sees_a_hidden_read():
+    with FakeTensorMode(), pytest.raises(Exception, match="(?i)data-dependent|item"):
+        (torch.zeros(3) + 1).sum().item()
+
+
+@pytest.mark.parametrize("method", ["cross_entropy", "mixup", "gce", "elr"])
+def test_operations_do_not_grow_with_the_batch(method):
+    counts = []
+    for n in (8, 64):
+        with Count() as count:
+            one_epoch(method, a_task(n), n)
+        counts.append(count.ops)
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("method", ["cross_entropy", "mixup", "gce", "elr"])
+def test_compiled_and_eager_agree(method):
+    """torch.compile without its code generator: the same graph, traced; equal losses."""
+    found = []
+    for compiled in (False, True):
+        task = a_task()
+        task.images.copy_(torch.randint(0, 256, task.images.shape, dtype=torch.uint8,
+                                        generator=torch.Generator().manual_seed(1)))
+        if compiled:
+            task.execution = engine.Execution("cpu", compile=True)
+        got: list[float] = []
+
+        class Log:
+            def epochs(self, count, *state, **_):
+                yield from range(1, 3)
+
+            def loss(self, value, got=got):
+                got.append(float(value))
+
+            def targets(self, values):
+                pass
+
+        s = methods.get(method).Settings(network="tiny", epochs=2, batch_size=32)
+        original = torch.compile
+        try:
+            torch.compile = lambda f: original(f, backend="aot_eager")
+            methods.get(method).train(task, s, Log())
+        finally:
+            torch.compile = original
+        found.append(got)
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
+
+
+def test_execution_refuses_what_is_not_there():
+    assert engine.Execution().resolve().device in ("cpu", "cuda")
+    with pytest.raises(ValueError, match="unknown device 'tpu'; allowed: auto, cpu, cuda"):
+        engine.Execution("tpu").resolve()
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="sees no GPU"):
+            engine.Execution("cuda").resolve()
+        with pytest.raises(ValueError, match="needs a GPU"):
+            engine.Execution("cpu", graph=True).resolve()
+
+
+def test_weight_average_follows_tensorflows_warm_up():
+    net = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(net.weight)
+    average = engine.WeightAverage(net, 0.999)
+    torch.nn.init.ones_(net.weight)
+    expected = 0.0
+    for t in range(5):
+        average.update(net)
+        decay = (1 + t) / (10 + t)
+        expected = decay * expected + (1 - decay)
+        assert average.module.weight.item() == pytest.approx(expected, rel=1e-6)
+    again = engine.WeightAverage(torch.nn.Linear(1, 1, bias=False))
+    again.load_state_dict(average.state_dict())
+    assert again.updates == 5 and torch.equal(again.module.weight, average.module.weight)
+
+
+def test_batches_visit_each_sample_once_and_draw_views_per_sample():
+    task = a_task(100)
+    task.images.copy_(torch.arange(100, dtype=torch.uint8).view(-1, 1, 1, 1).expand(100, 1, 8, 8))
+    index = torch.cat([i for i, _ in task.batches(32)])
+    assert index.sort().values.tolist() == list(range(100)) and index.tolist() != list(range(100))
+    assert [len(i) for i, _ in task.batches(32, drop_last=True)] == [32, 32, 32]
+    part = torch.tensor([3, 5, 8])
+    i, x, again = next(task.batches(2, views.Identity(), views.Identity(), subset=part,
+                                    shuffle=False))
+    assert i.tolist() == [3, 5] and torch.equal(x, again)
+    assert x[0].unique().item() == pytest.approx((3 / 255 - 0.3) / 0.4, rel=1e-5)
+    assert x.is_contiguous(memory_format=torch.channels_last)
