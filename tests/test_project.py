@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import statistics
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace
@@ -311,6 +313,53 @@ def test_math_is_local_when_the_bundle_is_installed(tmp_path, monkeypatch):
 def test_the_book_extra_brings_the_bundle():
     pytest.importorskip("jupyter_book", reason="the extra `book` is not installed")
     assert offline_math.bundle().stat().st_size < 3_000_000
+
+
+# ------------------------------------------------------------------------- rooms of the library
+
+LIB = ROOT / "lib" / "noisylabels"
+MODULES = sorted(LIB.rglob("*.py"))
+
+
+def room(path):
+    """The room a file belongs to: its name, or `methods` for all of methods/."""
+    return path.relative_to(LIB).with_suffix("").parts[0]
+
+
+def own_imports(tree):
+    """The rooms that a module imports, wherever in the file it does."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            yield from [node.module.split(".")[0]] if node.module else [n.name for n in node.names]
+
+
+def test_rooms_import_only_the_rooms_before_them():
+    block = re.search(r"^    paths ─►.*\n.*$", (ROOT / "README.md").read_text(), re.M)[0]
+    order = [name.removesuffix("/*") for name in re.findall(r"[\w/*]+", block)]
+    arrows = [(room(p), to) for p in MODULES for to in own_imports(ast.parse(p.read_text()))]
+    named = {(a, b) for a, b in arrows if not a.startswith("_") or a == "__main__"}
+    public = {(a, b) for a, b in named if not b.startswith("_")}
+    assert len(public) > 10
+    assert {a for a, _ in public} | {b for _, b in public} <= set(order)
+    allowed = {(a, b) for i, a in enumerate(order) for b in order[:i]} | {("methods", "methods")}
+    assert public - allowed == set()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(LIB).as_posix())
+def test_a_room_imports_only_torch_and_numpy_when_it_is_loaded(path):
+    loaded = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            loaded |= {n.name.split(".")[0] for n in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            loaded.add(node.module.split(".")[0])
+    assert loaded - set(sys.stdlib_module_names) <= {"torch", "numpy", "noisylabels"}
+
+
+def test_the_truth_never_enters_a_method():
+    methods = list((LIB / "methods").glob("*.py"))
+    assert len(methods) > 1
+    assert [p.name for p in methods if re.search(r"\by_(true|test)\b", p.read_text())] == []
 
 
 # ----------------------------------------------------------------------- the project's files
