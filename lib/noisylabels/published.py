@@ -1,0 +1,357 @@
+"""What the papers print, and the rule by which our numbers are judged against it.
+
+`data/published` holds four small tables: `numbers.csv` (every printed number with its source),
+`claims.csv`, `cells.csv` (settings to run beside those numbers) and `missing.csv`; its README
+defines the columns and the scale of confidence. Each loader returns one frozen dataclass a row and
+takes filters by column, `load_numbers(method="elr", dataset="cifar10")`. `verdict` is the rule,
+fixed before any run.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import difflib
+import functools
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from . import paths
+
+PAPERS = ("mixnn", "ieg", "drpl", "sanm", "secondhand")
+CONFIDENCE = ("confirmed", "printed", "recomputed", "relayed", "inferred", "derived")
+METRICS = {"last": "last", "best": "best", "mean10": "mean_last_10", "not stated": "last"}
+"""A printed number's metric -> the number of a run's record to hold against it."""
+BUDGETS = ("smoke", "laptop", "fast", "paper")
+STATES = (
+    "not run", "no published number", "too few runs", "reproduced", "partly", "not reproduced",
+    "direction holds", "direction does not hold", "direction not judged",
+)  # fmt: skip
+MIN_RUNS = 3  # for a verdict at the paper budget
+MARGIN = 1.0  # points that are always forgiven
+
+
+@dataclass(frozen=True)
+class Number:
+    """One printed number, in per cent; see the README of data/published for the columns."""
+
+    paper: str
+    table: str
+    method: str
+    dataset: str
+    noise: str
+    rate: float | None
+    definition: str
+    network: str
+    metric: str
+    value: float
+    std: float | None
+    runs: int | None
+    source: str
+    confidence: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of a paper: `shows` says what would show it, `kind` is order, number or shape."""
+
+    paper: str
+    id: str
+    claim: str
+    where: str
+    shows: str
+    source: str
+    confidence: str
+    needs: str
+    kind: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting to run, beside the printed number it is to meet (None: not available)."""
+
+    cell: str
+    paper: str
+    table: str
+    method: str
+    dataset: str
+    noise: str
+    rate: float | None
+    val: float
+    trusted_per_class: int
+    network: str
+    options: str
+    metric: str
+    published_value: float | None
+    published_std: float | None
+    source: str
+    priority: int
+    runnable: bool
+    why_not: str
+
+    def arguments(self, budget: str) -> dict[str, Any]:
+        """Keyword arguments of `lab.setting` for this cell at that budget, without the seed.
+
+        The paper budget adds the cell's own options (a network, say) and its validation share;
+        other budgets have a network and a schedule of their own. Raises ValueError for a cell
+        that cannot be run here (`why_not` says why) and for an unknown budget.
+        """
+        _known("budget", budget, BUDGETS)
+        if not self.runnable:
+            raise ValueError(f"cell {self.cell!r} cannot be run here: {self.why_not}.")
+        out: dict[str, Any] = {name: getattr(self, name) for name in (
+            "method", "dataset", "noise", "rate", "trusted_per_class")}  # fmt: skip
+        out["budget"] = budget
+        if budget == "paper":
+            out["val_fraction"] = self.val
+            out |= dict(pair.split("=", 1) for pair in self.options.split(";") if pair)
+        return out
+
+
+@dataclass(frozen=True)
+class Missing:
+    """One thing that was not available, and what stands in for it."""
+
+    paper: str
+    item: str
+    stands_in: str
+
+
+class Verdict(NamedTuple):
+    """A state of `STATES`, and the sentence that explains it to a reader."""
+
+    state: str
+    sentence: str
+
+
+Row = TypeVar("Row", Number, Claim, Cell, Missing)
+_FILES: dict[type, str] = {
+    Number: "numbers.csv", Claim: "claims.csv", Cell: "cells.csv", Missing: "missing.csv",
+}  # fmt: skip
+_MAY_BE_EMPTY = {"note", "target", "options", "why_not"}  # of the text columns
+_ALLOWED = {"paper": PAPERS, "confidence": CONFIDENCE, "kind": ("order", "number", "shape")}
+_SHARES = {"rate", "val"}
+
+
+# ------------------------------------------------------------------------------------- the tables
+
+
+def load_numbers(root: Path | None = None, **filters: Any) -> list[Number]:
+    """The printed numbers whose columns equal all `filters`.
+
+    A text filter names a value of its column; an unknown column or value is a ValueError that
+    gives the nearest valid one. A number filter (rate=0.4) without a match gives an empty list.
+    Raises FileNotFoundError without the file and ValueError for a damaged one, with its line.
+    `root`: folder of the tables, `paths.published_dir()` by default.
+    """
+    return _load(Number, root, filters)
+
+
+def load_claims(root: Path | None = None, **filters: Any) -> list[Claim]:
+    """The claims of the papers; filters and errors as in `load_numbers`."""
+    return _load(Claim, root, filters)
+
+
+def load_cells(root: Path | None = None, **filters: Any) -> list[Cell]:
+    """The settings to run, first things first; filters and errors as in `load_numbers`."""
+    return _load(Cell, root, filters)
+
+
+def load_missing(root: Path | None = None, **filters: Any) -> list[Missing]:
+    """What was not available; filters and errors as in `load_numbers`."""
+    return _load(Missing, root, filters)
+
+
+def find(
+    method: str,
+    dataset: str,
+    noise: str,
+    rate: float | None = None,
+    root: Path | None = None,
+    **filters: Any,
+) -> list[Number]:
+    """The printed numbers of one case, the best confirmed first; empty when none is known.
+
+    `rate` None means any; it is ignored for human and web labels, which have no nominal rate.
+    Further filters (metric="best", network="preact18", paper="drpl") as in `load_numbers`, as
+    is the ValueError for a name that stands nowhere in the table.
+    """
+    found = load_numbers(root, method=method, dataset=dataset, noise=noise, **filters)
+    if rate is not None and not (noise == "web" or noise.startswith("human-")):
+        found = [n for n in found if _equal(n.rate, rate)]
+    return sorted(found, key=lambda n: CONFIDENCE.index(n.confidence))
+
+
+def _load(row: type[Row], root: Path | None, filters: dict[str, Any]) -> list[Row]:
+    path = (paths.published_dir() if root is None else Path(root)) / _FILES[row]
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing; it comes with the project's files, so set NOISYLABELS_HOME to "
+            "the folder of the checkout."
+        )
+    stat = path.stat()
+    table: Any = row  # mypy does not take a dataclass's own type for hashable
+    rows: list[Row] = list(_read(table, path, stat.st_mtime_ns, stat.st_size))
+    columns = [f.name for f in dataclasses.fields(row)]
+    for name, wanted in filters.items():
+        _known("column", name, columns)
+        if isinstance(wanted, str) and rows and isinstance(getattr(rows[0], name), str):
+            _known(name, wanted, sorted({getattr(r, name) for r in rows}), where=_FILES[row])
+    return [r for r in rows if all(_equal(getattr(r, k), v) for k, v in filters.items())]
+
+
+@functools.lru_cache(maxsize=16)
+def _read(row: type[Any], path: Path, mtime_ns: int, size: int) -> tuple[Any, ...]:
+    """All rows of a table, checked; the last two arguments only tell a changed file."""
+    fields = {f.name: str(f.type) for f in dataclasses.fields(row)}
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines(keepends=True)
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8 text; save it as CSV in UTF-8.") from None
+    reader = csv.reader(lines)
+    header = next(reader, [])
+    allowed = ", ".join(fields)
+    if lacking := [name for name in fields if name not in header]:
+        raise ValueError(f"{path}, line 1: no column {lacking[0]!r}; the columns are {allowed}.")
+    if extra := [name for name in header if name not in fields]:
+        raise ValueError(f"{path}, line 1: unknown column {extra[0]!r}; allowed: {allowed}.")
+    if len(set(header)) < len(header):
+        raise ValueError(f"{path}, line 1: a column stands twice; the columns are {allowed}.")
+    rows = []
+    for cells in reader:
+        at = f"{path}, line {reader.line_num}"
+        if not cells:  # a blank line
+            continue
+        if len(cells) != len(header):
+            raise ValueError(f"{at}: {len(cells)} fields where {len(header)} are due.")
+        text = dict(zip(header, cells, strict=True))
+        rows.append(row(**{k: _cast(at, k, text[k], kind) for k, kind in fields.items()}))
+    return tuple(rows)
+
+
+def _cast(at: str, name: str, text: str, kind: str) -> Any:
+    """The text of a cell as its column's type; what does not fit is an error naming the line."""
+    text = text.strip()
+    if kind == "str":
+        if not text and name not in _MAY_BE_EMPTY:
+            raise ValueError(f"{at}: {name} is empty.")
+        if name in _ALLOWED and text not in _ALLOWED[name]:
+            raise ValueError(f"{at}: {name} {text!r} is not one of {', '.join(_ALLOWED[name])}.")
+        return text
+    if kind == "bool":
+        if text not in ("yes", "no"):
+            raise ValueError(f"{at}: {name} {text!r} is neither yes nor no.")
+        return text == "yes"
+    if not text and kind.endswith("None"):
+        return None
+    try:
+        number = int(text) if kind.startswith("int") else float(text)
+    except ValueError:
+        raise ValueError(f"{at}: {name} {text!r} is not a number.") from None
+    if not math.isfinite(number) or (name in _SHARES and not 0 <= number <= 1):
+        allowed = "[0, 1]" if name in _SHARES else "the finite numbers"
+        raise ValueError(f"{at}: {name} {text} is outside {allowed}.")
+    return number
+
+
+def _equal(have: Any, wanted: Any) -> bool:
+    if isinstance(have, float) and isinstance(wanted, int | float):
+        return math.isclose(have, wanted, abs_tol=1e-9)
+    return bool(have == wanted)
+
+
+def _known(what: str, name: str, allowed: Sequence[str], where: str = "") -> None:
+    if name in allowed:
+        return
+    lower = {a.lower(): a for a in allowed}
+    short = len(allowed) <= 20
+    near = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.5 if short else 0.0)
+    hint = f"; nearest valid: {lower[near[0]]!r}" if near else ""
+    listed = f"; allowed: {', '.join(allowed)}" if short else ""
+    raise ValueError(f"unknown {what} {name!r}{f' in {where}' if where else ''}{hint}{listed}.")
+
+
+# --------------------------------------------------------------------------------------- the rule
+
+
+def verdict(
+    budget: str,
+    ours: Sequence[float],
+    published: float | None,
+    published_std: float | None = None,
+    claim_holds: bool | None = None,
+) -> Verdict:
+    """Our runs against a printed number, by the rule that was fixed before any run.
+
+    Args:
+        budget: of the runs; only `paper` is held against the number, the others show a direction.
+        ours: one accuracy a seed, in per cent, in the paper's own metric.
+        published, published_std: the printed number (None: none is to be had) and its standard
+            deviation over runs (None counts as 0).
+        claim_holds: whether the claim that the number serves (A above B) holds in our runs; None
+            when nothing was compared.
+
+    At the paper budget with n >= 3 runs of mean m and sample standard deviation s (n - 1):
+    reproduced when |m - published| <= max(1.0, 2 sqrt(s^2 / n + published_std^2)), else partly
+    when the claim holds, else not reproduced.
+
+    Raises ValueError for an unknown budget and for numbers that are not finite.
+    """
+    _known("budget", budget, BUDGETS)
+    values = [float(v) for v in ours]
+    given = [v for v in (published, published_std) if v is not None]
+    if not all(math.isfinite(v) for v in values + given):
+        raise ValueError("a verdict takes finite numbers in per cent; a failed run has none.")
+    if published_std is not None and published_std < 0:
+        raise ValueError(f"a standard deviation is not negative, but {published_std} was given.")
+    n = len(values)
+    if n == 0:
+        return Verdict("not run", f"Not run at the {budget} budget.")
+    mean = statistics.fmean(values)
+    shown = f"{mean:.2f} ({_runs(n)})"
+    if budget != "paper":
+        return _direction(budget, shown, published, claim_holds)
+    if published is None:
+        return Verdict("no published number", f"No published number was to be had; ours: {shown}.")
+    against = f"ours {shown}, published {published:.2f}"
+    if n < MIN_RUNS:
+        return Verdict("too few runs", f"{_upper(against)}: a verdict takes {MIN_RUNS} runs.")
+    s, s_p = statistics.stdev(values), published_std or 0.0
+    allowed = max(MARGIN, 2 * math.sqrt(s**2 / n + s_p**2))  # the verdict rule
+    off = abs(mean - published)
+    apart = f"{_upper(against)}: {off:.2f} apart, {allowed:.2f} allowed"
+    if off <= allowed + 1e-9:  # 1e-9: rounding of a difference that is exactly the limit
+        return Verdict("reproduced", f"{apart}.")
+    if claim_holds:
+        return Verdict("partly", f"{apart}; the claim it serves holds.")
+    why = "no claim was compared" if claim_holds is None else "the claim it serves does not hold"
+    return Verdict("not reproduced", f"{apart}; {why}.")
+
+
+def _direction(
+    budget: str, shown: str, published: float | None, claim_holds: bool | None
+) -> Verdict:
+    """The verdict of a budget that is not held against printed numbers."""
+    if claim_holds is None and published is None:
+        return Verdict("no published number", f"No published number was to be had; ours: {shown}.")
+    about = f"The {budget} budget shows a direction only; ours: {shown}"
+    if claim_holds is None:
+        return Verdict("direction not judged", f"{about}; no claim was compared.")
+    state = "direction holds" if claim_holds else "direction does not hold"
+    held = "the claim holds" if claim_holds else "the claim does not hold"
+    none = "; no published number was to be had" if published is None else ""
+    return Verdict(state, f"{about}; {held}{none}.")
+
+
+def _runs(n: int) -> str:
+    return f"{n} run" if n == 1 else f"mean of {n} runs"
+
+
+def _upper(text: str) -> str:
+    return text[0].upper() + text[1:]
