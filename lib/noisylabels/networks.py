@@ -4,7 +4,7 @@ Every network is one `Network`: a stem, stages, a pooling and a linear head, all
 
     taps(x)      list of maps: after the stem and after each stage (the last one is maps(x))
     maps(x)      (B, D, h, w)   last feature map: SANM's activation energy, CAM
-    pool(maps)   (B, D)         global average (resnet9: global maximum)
+    pool(maps)   (B, D)         global average (tiny, resnet9: global maximum)
     features(x)  (B, D)         = pool(maps(x)), D = feature_dim
     head(f)      (B, C)         logits
     forward(x)   (B, C)         = head(features(x))
@@ -15,7 +15,7 @@ small     4 convolutions for 32x32 on a CPU core                 61,338
 resnet9   Page's DAWNBench network                               6.57 M
 preact18  PreAct ResNet-18 as DRPL and DivideMix run it          11.17 M
 resnet34  ResNet-34 with the 3x3 CIFAR stem (MixNN, ELR)         21.28 M
-resnet29  IEG's bottleneck ResNet-29                             0.84 M
+resnet29  IEG's bottleneck ResNet-29                             840,730
 wrnD-K    wide pre-activation ResNet, depth D = 6n + 4, width K  28-2: 1.47 M, 28-10: 36.48 M
 """
 
@@ -24,7 +24,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,7 @@ class Network(nn.Module):
     def __init__(
         self,
         stem: nn.Module,
-        stages: list[nn.Module],
+        stages: Sequence[nn.Module],
         num_features: int,
         num_classes: int,
         *,
@@ -96,8 +96,32 @@ class Network(nn.Module):
 # --- layers and blocks ------------------------------------------------------------------------
 
 
-def _conv(c_in: int, c_out: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel // 2, bias=False)
+class Conv2d(nn.Conv2d):
+    """A convolution that may compute in another precision; see `cast_convolutions`."""
+
+    compute_dtype: torch.dtype | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.compute_dtype is None:
+            return super().forward(x)
+        weight = self.weight.to(self.compute_dtype)
+        y = F.conv2d(x.to(self.compute_dtype), weight, None, self.stride, self.padding)
+        return y.to(x.dtype)
+
+
+def cast_convolutions(net: nn.Module, dtype: torch.dtype | None) -> None:
+    """Let every convolution of a network of this room compute in `dtype` (None: as it comes).
+
+    Input and weight are cast there and the output back, everything else stays as it is. For
+    `torch.func.jvp`, which refuses convolutions under autocast; elsewhere autocast is faster.
+    """
+    for m in net.modules():
+        if isinstance(m, Conv2d):
+            m.compute_dtype = dtype
+
+
+def _conv(c_in: int, c_out: int, kernel: int = 3, stride: int = 1) -> Conv2d:
+    return Conv2d(c_in, c_out, kernel, stride, padding=kernel // 2, bias=False)
 
 
 def _conv_bn(c_in: int, c_out: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
@@ -194,10 +218,10 @@ class _Bottleneck(nn.Module):
 
 
 def _stages(
-    block: Callable[..., nn.Module], c_in: int, widths: tuple[int, ...], depths: tuple[int, ...]
-) -> list[nn.Module]:
+    block: Callable[..., nn.Module], c_in: int, widths: Sequence[int], depths: Sequence[int]
+) -> list[nn.Sequential]:
     """Stages of blocks; every stage but the first halves the map."""
-    out: list[nn.Module] = []
+    out = []
     for s, (width, depth) in enumerate(zip(widths, depths, strict=True)):
         blocks = []
         for b in range(depth):
@@ -213,13 +237,14 @@ def _stages(
 def _tiny(num_classes: int, channels: int) -> Network:
     stem = _conv_bn_relu(channels, 32)
     down = nn.Sequential(nn.MaxPool2d(2), _conv_bn_relu(32, 64))
-    return Network(stem, [down, _conv_bn_relu(64, 64)], 64, num_classes)
+    # maximum: with noisy labels it learns the right digits first more plainly than the average
+    return Network(stem, [down, _conv_bn_relu(64, 64)], 64, num_classes, pooling="maximum")
 
 
 def _small(num_classes: int, channels: int, w: int = 16) -> Network:
     stem = _conv_bn_relu(channels, w)
     widths = (w, 2 * w, 4 * w, 4 * w)
-    stages: list[nn.Module] = [
+    stages = [
         nn.Sequential(nn.MaxPool2d(2), _conv_bn_relu(a, b))
         for a, b in zip(widths[:-1], widths[1:], strict=True)
     ]
@@ -228,7 +253,7 @@ def _small(num_classes: int, channels: int, w: int = 16) -> Network:
 
 def _resnet9(num_classes: int, channels: int) -> Network:
     stem = _conv_bn_relu(channels, 64)
-    stages: list[nn.Module] = [
+    stages = [
         nn.Sequential(_conv_bn_relu(64, 128, nn.MaxPool2d(2)), _Residual(128)),
         _conv_bn_relu(128, 256, nn.MaxPool2d(2)),
         nn.Sequential(_conv_bn_relu(256, 512, nn.MaxPool2d(2)), _Residual(512)),
@@ -249,7 +274,7 @@ def _resnet34(num_classes: int, channels: int) -> Network:
 
 
 def _resnet29(num_classes: int, channels: int) -> Network:
-    stages: list[nn.Module] = []
+    stages = []
     c_in = 16
     for s, (c_mid, c_out) in enumerate(((16, 64), (64, 128), (128, 256))):
         blocks = []
@@ -258,7 +283,7 @@ def _resnet29(num_classes: int, channels: int) -> Network:
             blocks.append(_Bottleneck(c_in, c_mid, c_out, stride, first=s + b == 0))
             c_in = c_out
         stages.append(nn.Sequential(*blocks))
-    stages[-1].extend((nn.BatchNorm2d(c_in), nn.ReLU(inplace=True)))  # type: ignore[operator]
+    stages[-1].extend((nn.BatchNorm2d(c_in), nn.ReLU(inplace=True)))
     return Network(_conv_bn_relu(channels, 16), stages, c_in, num_classes)
 
 
@@ -266,7 +291,7 @@ def _wide(num_classes: int, channels: int, depth: int, width: int) -> Network:
     n = (depth - 4) // 6
     widths = (16 * width, 32 * width, 64 * width)
     stages = _stages(_WideBlock, 16, widths, (n, n, n))
-    stages[-1].extend((nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True)))  # type: ignore[operator]
+    stages[-1].extend((nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True)))
     return Network(_conv(channels, 16), stages, widths[-1], num_classes)
 
 
@@ -335,12 +360,12 @@ def _initialise(net: nn.Module, how: str, seed: int) -> None:
             nn.init.xavier_uniform_(m.weight, generator=gen)
             nn.init.zeros_(m.bias)
         elif isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-            # PyTorch's default: weight and bias uniform within 1 / sqrt(fan-in)
+            # PyTorch's default: weight and bias uniform within 1 / sqrt(fan-in), where the
+            # fan-in is one row of the weight (also of a transposed convolution's)
             bound = 1 / math.sqrt(m.weight[0].numel())
             nn.init.uniform_(m.weight, -bound, bound, generator=gen)
-            if m.bias is not None and how == "wide":
-                nn.init.zeros_(m.bias)
-            elif m.bias is not None:
+            if m.bias is not None:
+                bound = 0.0 if how == "wide" else bound
                 nn.init.uniform_(m.bias, -bound, bound, generator=gen)
         elif isinstance(m, nn.BatchNorm2d):
             m.reset_parameters()

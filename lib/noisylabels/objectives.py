@@ -44,7 +44,7 @@ def cross_entropy(logits: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
 def soft_cross_entropy(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
     """-sum_c t_c log p_c for soft targets t (B, C)."""
     log_p = _lift(logits).log_softmax(1)
-    return _reduce(-(targets * log_p).sum(1), reduction)
+    return _reduce(-(targets.to(log_p.dtype) * log_p).sum(1), reduction)
 
 
 def gce(logits: Tensor, y: Tensor, q: float = 0.7, reduction: str = "mean") -> Tensor:
@@ -66,12 +66,14 @@ def negative_probability(logits: Tensor, targets: Tensor, reduction: str = "mean
     Equals the mean absolute error up to scale and constant. MixNN's loss between its warm-up and
     its start of neighbour mixing, as released.
     """
-    return _reduce(-(targets * _lift(logits).softmax(1)).sum(1), reduction)
+    p = _lift(logits).softmax(1)
+    return _reduce(-(targets.to(p.dtype) * p).sum(1), reduction)
 
 
 def squared_error(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
     """Mean over classes of (p - t)^2: the unlabelled loss of DivideMix and MixMatch."""
-    return _reduce((_lift(logits).softmax(1) - targets).square().mean(1), reduction)
+    p = _lift(logits).softmax(1)
+    return _reduce((p - targets.to(p.dtype)).square().mean(1), reduction)
 
 
 def kl(p_target: Tensor, logits: Tensor, reduction: str = "mean") -> Tensor:
@@ -181,14 +183,15 @@ def mixup(x: Tensor, perm: Tensor, lam: Tensor | float) -> Tensor:
     """
     if not x.is_floating_point():
         raise ValueError(f"mixup needs floating-point values (normalised images), not {x.dtype}")
-    a = torch.as_tensor(lam, dtype=_lift(x[:0]).dtype, device=x.device)
-    if a.dim() > 1 or (a.dim() == 1 and a.shape[0] != x.shape[0]):
-        raise ValueError(
-            f"lam must be a scalar or hold one value per sample ({x.shape[0]}), "
-            f"not shape {tuple(a.shape)}"
-        )
-    a = a.reshape(-1, *[1] * (x.dim() - 1))
-    return (a * x + (1 - a) * x[perm]).to(x.dtype)
+    a, b = _lift(x), _lift(x[perm])
+    if isinstance(lam, Tensor):
+        if lam.shape not in ((), x.shape[:1]):
+            raise ValueError(
+                f"lam must be a scalar or hold one value per sample ({x.shape[0]}), "
+                f"not shape {tuple(lam.shape)}"
+            )
+        lam = lam.to(a.dtype).reshape(*lam.shape, *[1] * (x.dim() - 1 if lam.dim() else 0))
+    return (lam * a + (1 - lam) * b).to(x.dtype)
 
 
 def draw_beta(
