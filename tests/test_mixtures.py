@@ -499,3 +499,22 @@ def test_auc_corner_cases():
     assert math.isnan(auc(torch.tensor([0.1, math.nan]), torch.tensor([0, 1])))
     with pytest.raises(ValueError, match=r"not \(4,\) and \(3,\)"):
         auc(score, torch.ones(3))
+
+
+# --- on a GPU ------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("case", ["separate", "hard 50 %"])
+def test_a_gpu_fits_the_same_without_waiting(case):
+    x = torch.from_numpy(CASES[case]()).float()
+    on_gpu = x.cuda()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        gauss, beta = fit_gaussians(on_gpu), fit_betas(on_gpu)
+        area = auc(on_gpu, on_gpu > 0.5)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert (gauss.p_low.cpu() - fit_gaussians(x).p_low).abs().max() < 1e-4
+    assert (beta.table.cpu() - fit_betas(x).table).abs().max() < 1e-8
+    assert float(area) == 1

@@ -224,9 +224,8 @@ def fit_betas(
 
     u = _beta_scale(x, low, high).to(dtype).clamp(1e-4, 1 - 1e-4)
     logs = torch.stack([u.log(), torch.log1p(-u)])
-    alphas = torch.tensor([[1.0], [2.0]], dtype=dtype, device=x.device)
-    betas = torch.tensor([[2.0], [1.0]], dtype=dtype, device=x.device)
-    weights = torch.full_like(alphas, 0.5)
+    alphas = torch.arange(1, 3, dtype=dtype, device=x.device)[:, None]  # Beta(1, 2), Beta(2, 1)
+    betas, weights = alphas.flip(0), torch.full_like(alphas, 0.5)
     for _ in range(iterations):
         r = (weights * _beta_density(logs, alphas, betas)).clamp(min=1e-12)
         r = r / r.sum(0) * kept
