@@ -100,7 +100,8 @@ def nearest_in_batch(features: Tensor, k: int, *, metric: str = "l2") -> tuple[T
         scores = torch.where(scores.isfinite(), scores, -3e38)
         own = torch.eye(len(base), dtype=torch.bool, device=base.device)
         scores = scores.masked_fill(own, -math.inf)
-        among = scores.topk(min(k + _SPARE, len(base) - 1), sorted=False).indices
+        spare = _SPARE if base.is_cuda else 1  # a GPU may multiply in TF32, a CPU does not
+        among = scores.topk(min(k + spare, len(base) - 1), sorted=False).indices
         index, far = _rank(base, base, among, k, metric)
         return index, far.nan_to_num(math.inf, math.inf)
 
