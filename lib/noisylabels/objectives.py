@@ -190,7 +190,9 @@ def mixup(x: Tensor, perm: Tensor, lam: Tensor | float) -> Tensor:
                 f"lam must be a scalar or hold one value per sample ({x.shape[0]}), "
                 f"not shape {tuple(lam.shape)}"
             )
-        lam = lam.to(a.dtype).reshape(*lam.shape, *[1] * (x.dim() - 1 if lam.dim() else 0))
+        lam = lam.to(a.dtype)
+        if lam.dim() == 1:
+            lam = lam.reshape(-1, *[1] * (x.dim() - 1))
     return (lam * a + (1 - lam) * b).to(x.dtype)
 
 
