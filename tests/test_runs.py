@@ -64,7 +64,8 @@ def test_a_saved_run_reads_back(tmp_path):
 
 def test_without_validation_nothing_is_chosen_by_it(tmp_path):
     rows = [{**r, "val": math.nan} for r in ROWS]
-    assert math.isnan(runs.save(make(), {"status": "finished"}, rows, root=tmp_path).by_validation())
+    run = runs.save(make(), {"status": "finished"}, rows, root=tmp_path)
+    assert math.isnan(run.by_validation())
 
 
 def test_a_finished_run_is_never_replaced_and_a_failed_one_gives_way(tmp_path):

@@ -8,11 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    FakeTensorMode,
+    unset_fake_temporarily,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import REPO
@@ -351,8 +356,8 @@ def test_an_epoch_never_waits_for_the_host(method, monkeypatch):
 
 
 def test_the_guard_above_sees_a_hidden_read():
-    with FakeTensorMode(), pytest.raises(Exception, match="(?i)data-dependent|item"):
-        (torch.zeros(3) + 1).sum().item()
+    with FakeTensorMode(), pytest.raises(DataDependentOutputException):
+        torch.rand(3).sum().item()
 
 
 @pytest.mark.parametrize("method", ["cross_entropy", "mixup", "gce", "elr"])
@@ -366,8 +371,9 @@ def test_operations_do_not_grow_with_the_batch(method):
 
 
 @pytest.mark.parametrize("method", ["cross_entropy", "mixup", "gce", "elr"])
-def test_compiled_and_eager_agree(method):
+def test_compiled_and_eager_agree(method, monkeypatch):
     """torch.compile without its code generator: the same graph, traced; equal losses."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     found = []
     for compiled in (False, True):
         task = a_task()
@@ -388,12 +394,7 @@ def test_compiled_and_eager_agree(method):
                 pass
 
         s = methods.get(method).Settings(network="tiny", epochs=2, batch_size=32)
-        original = torch.compile
-        try:
-            torch.compile = lambda f: original(f, backend="aot_eager")
-            methods.get(method).train(task, s, Log())
-        finally:
-            torch.compile = original
+        methods.get(method).train(task, s, Log())
         found.append(got)
     np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
 

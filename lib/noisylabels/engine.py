@@ -1,8 +1,9 @@
 """What every training loop shares: the task, the step, schedules, precision, whole-set passes.
 
-A method is handed a `Task`: what a user of a real noisy dataset would have, and nothing else. The true
-labels are not in it. Images stay on the device as uint8; an epoch's augmented views are made in large
-chunks ahead of the steps; a step only normalises, so nothing in an epoch waits for the host.
+A method is handed a `Task`: what a user of a real noisy dataset would have, and nothing else.
+The true labels are not in it. Images stay on the device as uint8; an epoch's augmented views are
+made in large chunks ahead of the steps; a step only normalises, so nothing in an epoch waits for
+the host.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from . import networks, views
 
+AUGMENTS = ("weak", "none")
 SCHEDULES = ("constant", "steps", "cosine", "restarts", "onecycle")
 PRECISIONS = ("float32", "bfloat16")
 
@@ -41,7 +43,8 @@ class Recipe:
             the end) · `restarts` (cosine from `lr` to `lr_floor` every `period` epochs) ·
             `onecycle` (linear up over the first fifth, linear down to `lr_floor`).
         milestones: 1-based epochs that already use the lower rate.
-        precision: `float32`, or `bfloat16` convolutions with float32 weights, statistics and losses.
+        precision: `float32`, or `bfloat16` convolutions with float32 weights, statistics, losses.
+        augment: `weak` (the dataset's crop and flip) or `none`, for the view called weak.
     """
 
     network: str = "resnet34"
@@ -57,9 +60,11 @@ class Recipe:
     period: int = 10
     lr_floor: float = 0.001
     precision: str = "float32"
+    augment: str = "weak"
 
     def __post_init__(self) -> None:
-        for name, allowed in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
+        for name, allowed in (("schedule", SCHEDULES), ("precision", PRECISIONS),
+                              ("augment", AUGMENTS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; "
                                  f"allowed: {', '.join(allowed)}.")
@@ -111,7 +116,7 @@ class Execution:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device.startswith("cuda") and not torch.cuda.is_available():
-            raise ValueError(f"device {device!r} was asked for, but torch sees no GPU here; use cpu.")
+            raise ValueError(f"device {device!r} was asked for, but torch sees no GPU; use cpu.")
         if device.split(":")[0] not in ("cpu", "cuda"):
             raise ValueError(f"unknown device {device!r}; allowed: auto, cpu, cuda, cuda:k.")
         if self.graph and not device.startswith("cuda"):
@@ -182,12 +187,12 @@ class Task:
     def batches(self, batch_size: int, *wanted: views.View, subset: Tensor | None = None,
                 shuffle: bool = True, drop_last: bool = False, stream: str = "order",
                 images: Tensor | None = None) -> Iterator[tuple[Tensor, ...]]:
-        """One pass over the training set: (index (B,), one normalised tensor for each view wanted).
+        """One pass over the training set: (index (B,), one normalised tensor a view wanted).
 
         Args:
             wanted: views to draw (default: `weak`); each sample gets its own draw of each.
             subset: int64 indices to visit instead of all samples.
-            stream: name of the random stream of the order; the views' draws use `stream + "-views"`.
+            stream: name of the order's random stream; the views draw from `stream + "-views"`.
             images: another uint8 image tensor to read from (e.g. the trusted images).
         """
         source = self.images if images is None else images
@@ -241,9 +246,10 @@ def step(optimiser: torch.optim.Optimizer, task: Task, *, clip: float | None = N
          ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     """Turn a function that computes a loss into one optimiser step that returns it, detached.
 
-    The decorated function gets tensors and returns a scalar loss. It runs under the task's precision;
-    then gradients are cleared, computed and applied. `Execution` decides whether it is compiled or
-    captured as a CUDA graph; the same function serves all three. `clip` bounds the gradient norm.
+    The decorated function gets tensors and returns a scalar loss. It runs under the task's
+    precision; then gradients are cleared, computed and applied. `Execution` decides whether it
+    is compiled or captured as a CUDA graph; the same function serves all three. `clip` bounds
+    the gradient norm.
     """
 
     def decorate(loss_of: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -269,8 +275,8 @@ class _Graphed:
     """A step captured as one CUDA graph, for the shape it meets first.
 
     The first three calls are real steps on a side stream (they warm the allocator and build the
-    optimiser's state); the fourth captures; from then on one launch a step. Other shapes, such as an
-    epoch's last batch, run eagerly.
+    optimiser's state); the fourth captures; from then on one launch a step. Other shapes, such
+    as an epoch's last batch, run eagerly.
     """
 
     WARM_UP = 3
@@ -324,7 +330,7 @@ class WeightAverage:
     def update(self, net: nn.Module) -> None:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         mine, theirs = list(self.module.parameters()), list(net.parameters())
-        torch._foreach_lerp_(mine, theirs, 1 - decay)
+        torch._foreach_lerp_(mine, theirs, 1 - decay)  # type: ignore[arg-type]
         for mine_, theirs_ in zip(self.module.buffers(), net.buffers(), strict=True):
             mine_.copy_(theirs_)
         self.updates += 1
@@ -342,7 +348,7 @@ class WeightAverage:
 
 @torch.no_grad()
 def outputs(net: nn.Module, task: Task, images: Tensor | None = None, *, features: bool = False,
-            view: views.View | None = None, batch_size: int = 1_000
+            view: views.View | None = None, batch_size: int | None = None
             ) -> tuple[Tensor, Tensor | None]:
     """Logits (N, C) and, when asked, features (N, D) of every image, in evaluation mode, float32.
 
@@ -352,6 +358,8 @@ def outputs(net: nn.Module, task: Task, images: Tensor | None = None, *, feature
     was_training = net.training
     net.eval()
     logits, feats = [], []
+    if batch_size is None:  # as large as a GPU likes, or small enough for a CPU's caches
+        batch_size = 2_000 if task.device.type == "cuda" else 128
     for x in source.split(batch_size):
         if view is not None:
             x = view(x, task.rng("pass-views"))

@@ -1,7 +1,8 @@
 """Where the project keeps its things.
 
-`$NOISYLABELS_HOME` names the project folder; without it the folder of this checkout is used, or the
-current folder when the package was installed without one. `$NOISYLABELS_DATA` moves the datasets.
+`$NOISYLABELS_HOME` names the project folder; without it the folder of this checkout is used, or
+the current folder when the package was installed without one. `$NOISYLABELS_DATA` moves the
+datasets.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The one place where training meets the truth: per-epoch numbers, checkpoints, resume.
 
-A method sees a `Task`; the recorder alone also knows the true labels and the test set. At the end of an
-epoch it evaluates the networks, turns the method's per-sample signals into numbers (how many labels are
-right, how well `p_clean` ranks them) and saves a checkpoint. A killed run is started again from its top:
-each `epochs` block puts its networks, optimisers and tensors back in place and goes on at the first epoch
-that was not finished.
+A method sees a `Task`; the recorder alone also knows the true labels and the test set. At the
+end of an epoch it evaluates the networks, turns the method's per-sample signals into numbers
+(how many labels are right, how well `p_clean` ranks them) and saves a checkpoint. A killed run
+is started again from its top: each `epochs` block puts its networks, optimisers and tensors back
+in place and goes on at the first epoch that was not finished.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class Recorder:
     Args:
         checkpoints: folder for the blocks' checkpoints, or None to keep none.
         progress: called after each epoch with that epoch's row.
-        watch: called after each epoch with (epoch, recorder); the recorder's `networks` are the ones
-            evaluated. For figures made while training; must not change anything.
+        watch: called after each epoch with (epoch, recorder); the recorder's `networks` are
+            the ones evaluated. For figures made while training; must not change anything.
     """
 
     def __init__(self, task: engine.Task, truth: Truth, checkpoints: Path | None = None,

@@ -1,7 +1,8 @@
 """What was run, what came of it, and where it is kept.
 
-A `Setting` says completely what is trained; its hash names the run. A `Run` is a finished (or failed)
-run read back from disk. The store is plain text under `data/runs`, so the book can be built anywhere:
+A `Setting` says completely what is trained; its hash names the run. A `Run` is a finished (or
+failed) run read back from disk. The store is plain text under `data/runs`, so the book can be
+built anywhere:
 
     data/runs/<dataset>/<noise>/<method>/<budget>-<seed>-<hash>/run.json, epochs.csv[, signals.npz]
 
@@ -123,11 +124,11 @@ class Setting:
 class Run:
     """One recorded run: its setting, its facts (`info`), its per-epoch numbers and signals.
 
-    `epochs` maps a column to a float array with one entry an epoch: `test`, `val` (accuracy in [0, 1]
-    on the test set and on the noisy validation labels), `clean_fit` (training samples with a right
-    label: share predicted right), `wrong_fit` (samples with a wrong label: share predicted *as
-    given*, i.e. memorised), `wrong_corrected` (the same samples: share predicted as their true class),
-    `loss`, `lr`, `seconds`, and what the method noted. `stage` stays text.
+    `epochs` maps a column to a float array with one entry an epoch: `test`, `val` (accuracy in
+    [0, 1] on the test set and on the noisy validation labels), `clean_fit` (training samples
+    with a right label: share predicted right), `wrong_fit` (samples with a wrong label: share
+    predicted *as given*, i.e. memorised), `wrong_corrected` (the same samples: share predicted
+    as their true class), `loss`, `lr`, `seconds`, and what the method noted. `stage` stays text.
     """
 
     setting: Setting
@@ -289,8 +290,8 @@ def lock(setting: Setting, root: Path | None = None,
         folder.mkdir(parents=True, exist_ok=True)
         handle = open(folder / f"{setting.key}.lock", "w")
     except OSError as error:
-        raise StoreError(f"could not make the lock in {folder}: {error.strerror}; free the disk or "
-                         f"make the folder writable.") from error
+        raise StoreError(f"could not make the lock in {folder}: {error.strerror}; free the disk "
+                         f"or make the folder writable.") from error
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

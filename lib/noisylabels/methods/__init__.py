@@ -1,7 +1,8 @@
 """One file a method, each read beside its paper. `get(name)` imports it.
 
-A method module holds `Settings` (a frozen dataclass extending `engine.Recipe`), `published(dataset, noise,
-rate)` (what the authors' settings change for that case) and `train(task, settings, log)`.
+A method module holds `Settings` (a frozen dataclass extending `engine.Recipe`),
+`published(dataset, noise, rate)` (what the authors' settings change for that case) and
+`train(task, settings, log)`.
 """
 
 from __future__ import annotations

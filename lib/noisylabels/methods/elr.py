@@ -1,15 +1,16 @@
 """Early-learning regularisation, ELR (Liu et al., NeurIPS 2020).
 
-Early in training the network's own predictions are better than the wrong labels. ELR remembers them as a
-running mean t (N x C) and pulls the prediction p towards what was remembered, so that the gradient of a
-wrong label is cancelled before it is learnt by heart:
+Early in training the network's own predictions are better than the wrong labels. ELR remembers
+them as a running mean t (N x C) and pulls the prediction p towards what was remembered, so that
+the gradient of a wrong label is cancelled before it is learnt by heart:
 
-    t_i <- beta t_i + (1 - beta) p~_i                              p~: clamped p, renormalised, detached
-    L    = CE(p, y_given) + lam * 1/B sum_i log(1 - <t_i, p_i>)    p clamped to [1e-4, 1 - 1e-4]
+    t_i <- beta t_i + (1 - beta) p~_i                            p~: clamped p, sums to 1, detached
+    L    = CE(p, y_given) + lam * 1/B sum_i log(1 - <t_i, p_i>)  p clamped to [1e-4, 1 - 1e-4]
 
-The memory is updated first, then used; it starts at zero. Settings of the official code for cosine
-restarts ("ELR*"): 150 epochs; CIFAR-10 symmetric beta 0.7, lam 3; asymmetric 0.9, 1 with the rate divided
-by 100 at epochs 40 and 80, 120 epochs; CIFAR-100 symmetric 0.9, 7 with drops at 80 and 120.
+The memory is updated first, then used; it starts at zero. Settings of the official code for
+cosine restarts ("ELR*"): 150 epochs; CIFAR-10 symmetric beta 0.7, lam 3; asymmetric 0.9, 1 with
+the rate divided by 100 at epochs 40 and 80, 120 epochs; CIFAR-100 symmetric 0.9, 7 with drops at
+80 and 120.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def published(dataset: str, noise: str, rate: float) -> dict[str, Any]:
     if dataset == "cifar100":
         return dict(beta=0.9, lam=7.0, schedule="steps", milestones=(80, 120), drop=0.01)
     if noise.startswith("asymmetric"):
-        return dict(beta=0.9, lam=1.0, schedule="steps", milestones=(40, 80), drop=0.01, epochs=120)
+        return dict(beta=0.9, lam=1.0, epochs=120, schedule="steps", milestones=(40, 80),
+                    drop=0.01)
     return dict(beta=0.7, lam=3.0)
 
 
