@@ -1,0 +1,291 @@
+"""Tables of runs as HTML: a cell is never one number.
+
+Runs that differ by seed alone are one row. Each budget has a table of its own, so that budgets
+never share a column. A table scrolls by itself on a narrow page; its first column stays.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import published
+from .runs import BUDGETS, Run, Setting, mean_std
+
+Pair = tuple[float, float]
+NOT_AVAILABLE = "not available"
+
+METHODS: dict[str, tuple[str, str]] = {  # name on a page, colour
+    "cross_entropy": ("Cross entropy", "#222222"), "mixup": ("Mixup", "#56B4E9"),
+    "gce": ("GCE", "#E69F00"),
+    "elr": ("ELR", "#CC79A7"),
+    "dividemix": ("DivideMix", "#8B5A2B"), "mixnn": ("MixNN", "#0072B2"),
+    "ieg": ("IEG", "#009E73"), "drpl": ("DRPL", "#D55E00"), "sanm": ("SANM", "#7A5195"),
+}  # fmt: skip
+
+
+def name_of(method: str) -> str:
+    """The method's name on a page: `cross_entropy` is "Cross entropy"."""
+    return METHODS.get(method, (method.replace("_", " "), ""))[0]
+
+
+class Html:
+    """A piece of a page. Shown by a notebook as it is; `text` stands in for it elsewhere."""
+
+    def __init__(self, markup: str, text: str = "") -> None:
+        self.markup, self.text = markup, text
+
+    def html(self, alt: str = "") -> str:
+        return self.markup.replace("{alt}", html.escape(alt or self.text, quote=True))
+
+    def _repr_html_(self) -> str:
+        return self.html()
+
+    def __repr__(self) -> str:
+        return self.text or "(a table or figure, shown on the page)"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The finished runs of one cell, summed up; accuracies in per cent as (mean, sample std).
+
+    setting: the cell, a setting without its seeds. runs: may be empty (not run). failed: how many
+    runs broke down. by_validation: at the epoch chosen on noisy labels. best: the oracle.
+    """
+
+    setting: Setting
+    runs: tuple[Run, ...]
+    failed: int = 0
+
+    @property
+    def n(self) -> int:
+        return len(self.runs)
+
+    def over(self, number: Callable[[Run], float]) -> Pair:
+        """Mean and sample standard deviation over the runs of a number, NaN without runs."""
+        values = [number(r) for r in self.runs]
+        return mean_std(values) if values else (math.nan, math.nan)
+
+    @property
+    def last(self) -> Pair:
+        return self.over(lambda r: 100 * r.last())
+
+    @property
+    def mean_last_10(self) -> Pair:
+        return self.over(lambda r: 100 * mean_last_10(r))
+
+    @property
+    def by_validation(self) -> Pair:
+        return self.over(lambda r: 100 * r.by_validation())
+
+    @property
+    def best(self) -> Pair:
+        return self.over(lambda r: 100 * r.best())
+
+    @property
+    def realised_rate(self) -> Pair:
+        return self.over(lambda r: 100 * r.info["realised_rate"])
+
+    @property
+    def seconds(self) -> float:
+        """Mean wall time of a run."""
+        return self.over(lambda r: r.info["seconds"])[0]
+
+    @property
+    def hardware(self) -> list[str]:
+        return sorted({str(r.info["hardware"]) for r in self.runs})
+
+    def metric(self, name: str) -> list[float]:
+        """One accuracy a seed in per cent, in a printed number's metric (see
+        `published.METRICS`)."""
+        read: dict[str, Callable[[Run], float]] = {
+            "last": Run.last, "best": Run.best, "mean_last_10": mean_last_10}
+        return [100 * read[published.METRICS[name]](r) for r in self.runs]
+
+
+def mean_last_10(run: Run) -> float:
+    """Mean test accuracy of the last ten epochs; of the last ten ends of a cycle where the
+    learning rate is restarted."""
+    test = run.epochs["test"]
+    if run.setting.options.get("schedule") == "restarts":
+        period = int(run.setting.options["period"])
+        ends = test[period - 1 :: period]
+        test = ends if len(ends) else test
+    return float(np.mean(test[-10:]))
+
+
+def summaries(runs: Iterable[Run], wanted: Iterable[Setting] = ()) -> list[Summary]:
+    """Runs grouped by cell; the cells of `wanted` come first and stand even without a run."""
+    cells: dict[Setting, list[Run]] = {s.cell: [] for s in wanted}
+    for run in runs:
+        cells.setdefault(run.setting.cell, []).append(run)
+    return [Summary(cell, tuple(r for r in members if r.finished),
+                    sum(not r.finished for r in members)) for cell, members in cells.items()]
+
+
+def reference(s: Setting) -> published.Cell | None:
+    """The printed number that this cell is to be held against, or None.
+
+    At the paper budget its network and options are the printed ones; other budgets have their
+    own, so any printed number of the same method, data and noise will do, first things first.
+    """
+    if s.dataset not in {c.dataset for c in published.load_cells()}:
+        return None
+    for cell in published.load_cells():
+        same = (cell.method, cell.dataset, cell.noise) == (s.method, s.dataset, s.noise)
+        rate = cell.rate is None or math.isclose(cell.rate, s.rate, abs_tol=1e-9)
+        fits = cell.published_value is not None and cell.metric in published.METRICS
+        if same and rate and fits and (s.budget != "paper" or _as_printed(cell, s)):
+            return cell
+    return None
+
+
+def _as_printed(cell: published.Cell, s: Setting) -> bool:
+    options = dict(pair.split("=", 1) for pair in cell.options.split(";") if pair)
+    network = s.options.get("network") == cell.network
+    return (network and cell.trusted_per_class == s.trusted_per_class
+            and all(str(s.options.get(k)) == v for k, v in options.items()))
+
+
+# --------------------------------------------------------------------------------------- markup
+
+STYLE = """<style>
+.nl-scroll{overflow-x:auto;max-width:100%;margin:0.4rem 0 1rem}
+.nl-scroll table.nl{display:table;border-collapse:collapse;width:auto;max-width:none;margin:0;
+font-size:0.82rem;line-height:1.35;overflow:visible}
+.nl-scroll table.nl caption{caption-side:top;text-align:left;font-weight:600;padding:0.2rem 0}
+.nl th,.nl td{padding:0.3rem 0.6rem;text-align:left;vertical-align:top;border:0;
+border-bottom:1px solid var(--pst-color-border,#ddd);background:var(--pst-color-background,#fff)}
+.nl thead th{white-space:nowrap;border-bottom-width:2px}
+.nl td.num{white-space:nowrap;font-variant-numeric:tabular-nums}
+.nl tbody th{position:sticky;left:0;font-weight:600;min-width:7rem}
+.nl small{display:block;font-size:0.92em;font-weight:400;color:var(--pst-color-text-muted,#555)}
+.nl .oracle{color:var(--pst-color-text-muted,#767676)}
+.nl .wide{min-width:12rem}
+</style>"""
+
+
+def markup(caption: str, header: Sequence[str], rows: Iterable[Sequence[str]],
+           classes: Mapping[str, str] | None = None) -> str:
+    """A table that scrolls by itself; its cells are HTML, the first of a row is its head."""
+    kinds = [(classes or {}).get(h, "") for h in header]
+    head = "".join(f'<th scope="col" class="{k}">{h}</th>'
+                   for h, k in zip(header, kinds, strict=True))
+    body = ""
+    for row in rows:
+        cells = "".join(f'<td class="{k}">{c}</td>'
+                        for c, k in zip(row[1:], kinds[1:], strict=True))
+        body += f'<tr><th scope="row">{row[0]}</th>{cells}</tr>'
+    top = f"<caption>{caption}</caption>" if caption else ""
+    return (f'{STYLE}<div class="nl-scroll" tabindex="0"><table class="nl">{top}<thead><tr>{head}'
+            f"</tr></thead><tbody>{body}</tbody></table></div>")
+
+
+def plus_minus(pair: Pair, n: int, digits: int = 1) -> str:
+    """`87.1 ± 0.3` of a mean and a standard deviation; a dash where there is no number."""
+    mean, std = pair
+    if n == 0 or math.isnan(mean):
+        return "–"
+    return f"{mean:.{digits}f}" + (f" ± {std:.{digits}f}" if n > 1 else "")
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: `7 s`, `12 min`, `2.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def table(cells: Iterable[Summary], *, caption: str = "",
+          claim_holds: Callable[[Summary], bool | None] = lambda s: None) -> Html:
+    """Summed-up cells as tables, one a budget.
+
+    A row holds the last epoch (the headline), the mean of the last ten epochs, the epoch chosen
+    on noisy validation labels, the oracle in grey, the realised noise rate, time and hardware,
+    the paper's number with its own metric and source, and the verdict. `claim_holds` says for a
+    cell whether the claim it serves holds (None: nothing was compared).
+    """
+    cells = list(cells)
+    parts = []
+    for budget in sorted({c.setting.budget for c in cells}, key=BUDGETS.index):
+        chosen = [c for c in cells if c.setting.budget == budget]
+        title = f"{caption + ', ' if caption else ''}{budget} budget; accuracy in %"
+        header = ("Method", "Last epoch", "Mean of last ten", "By noisy validation", "Oracle",
+                  "Wrong labels", "A run takes", "Published", "Verdict")
+        kinds = dict.fromkeys(header[1:7], "num") | dict.fromkeys(header[7:], "wide")
+        rows = [_row(c, _name(c, chosen), claim_holds(c)) for c in chosen]
+        parts.append(markup(html.escape(title), header, rows, kinds))
+    text = "; ".join(f"{c.setting.method}: {plus_minus(c.last, c.n)}" for c in cells)
+    return Html("".join(parts) or "<p>No cell was asked for.</p>", text)
+
+
+def summary_table(runs: Iterable[Run], wanted: Iterable[Setting] = (), *, caption: str = "",
+                  claim_holds: Callable[[Summary], bool | None] = lambda s: None) -> Html:
+    """`table` of runs grouped by cell; cells of `wanted` that have no run say "not run"."""
+    return table(summaries(runs, wanted), caption=caption, claim_holds=claim_holds)
+
+
+def _row(c: Summary, name: str, holds: bool | None) -> list[str]:
+    printed = reference(c.setting)
+    ours = c.metric(printed.metric) if printed else [100 * r.last() for r in c.runs]
+    said = published.verdict(c.setting.budget, ours, printed.published_value if printed else None,
+                             printed.published_std if printed else None, holds)
+    verdict = f"<b>{said.state}</b><small>{html.escape(said.sentence)}</small>"
+    if c.n == 0:
+        failed = f"<small>{c.failed} failed</small>" if c.failed else ""
+        return [name, f"not run{failed}", "–", "–", '<span class="oracle">–</span>', "–", "–",
+                _printed(printed), verdict]
+    count = f"<small>n = {c.n}{f', {c.failed} failed' if c.failed else ''}</small>"
+    validation = plus_minus(c.by_validation, c.n)
+    if validation == "–":
+        validation = "–<small>no split</small>"
+    return [
+        name, f"<b>{plus_minus(c.last, c.n)}</b>{count}", plus_minus(c.mean_last_10, c.n),
+        validation, f'<span class="oracle">{plus_minus(c.best, c.n)}</span>',
+        f"{c.realised_rate[0]:.1f} %<small>nominal {100 * c.setting.rate:.0f} %</small>",
+        f"{duration(c.seconds)}<small>{html.escape('; '.join(map(_short, c.hardware)))}</small>",
+        _printed(printed), verdict]
+
+
+def _printed(cell: published.Cell | None) -> str:
+    if cell is None:
+        return NOT_AVAILABLE
+    std = f" ± {cell.published_std:.2f}" if cell.published_std is not None else ""
+    how = "epoch not stated" if cell.metric == "not stated" else f"{cell.metric} epoch"
+    if cell.metric == "mean10":
+        how = "mean of last ten epochs"
+    return (f"{cell.published_value:.2f}{std}<small>{how}, {html.escape(cell.network)}; "
+            f"{html.escape(cell.source)}</small>")
+
+
+def _name(c: Summary, among: Sequence[Summary]) -> str:
+    """The method, and below it what tells this row from the others of its table."""
+    s = c.setting
+    noise = f"{s.noise} {s.rate:.0%}" if not s.noise.startswith("human-") else s.noise
+    said = [s.dataset, noise]
+    for other in among:
+        o = other.setting
+        if o != s and (o.method, o.dataset, o.noise, o.rate) == (
+                s.method, s.dataset, s.noise, s.rate):
+            said += _differences(s, o)
+    return f"{html.escape(name_of(s.method))}<small>{html.escape(', '.join(dict.fromkeys(said)))}"\
+           "</small>"
+
+
+def _differences(s: Setting, o: Setting) -> list[str]:
+    fields = ("max_samples", "trusted_per_class", "val_fraction")
+    out = [f"{f} {getattr(s, f)}" for f in fields if getattr(s, f) != getattr(o, f)]
+    return out + [f"{k} {v}" for k, v in s.options.items() if o.options.get(k) != v]
+
+
+def _short(hardware: str) -> str:
+    """A processor's or GPU's name without its trade marks."""
+    words: dict[str, Any] = {"(R)": "", "(TM)": "", "NVIDIA ": "", " CPU": "", " Processor": ""}
+    for long, short in words.items():
+        hardware = hardware.replace(long, short)
+    return " ".join(hardware.split())
