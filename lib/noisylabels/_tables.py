@@ -161,12 +161,13 @@ font-size:0.82rem;line-height:1.35;overflow:visible}
 .nl-scroll table.nl caption{caption-side:top;text-align:left;font-weight:600;padding:0.2rem 0}
 .nl th,.nl td{padding:0.3rem 0.6rem;text-align:left;vertical-align:top;border:0;
 border-bottom:1px solid var(--pst-color-border,#ddd);background:var(--pst-color-background,#fff)}
-.nl thead th{white-space:nowrap;border-bottom-width:2px}
+.nl thead th{border-bottom-width:2px;vertical-align:bottom}
 .nl td.num{white-space:nowrap;font-variant-numeric:tabular-nums}
-.nl tbody th{position:sticky;left:0;font-weight:600;min-width:7rem}
+.nl tbody th{position:sticky;left:0;font-weight:600;min-width:7.5rem;max-width:11rem}
 .nl small{display:block;font-size:0.92em;font-weight:400;color:var(--pst-color-text-muted,#555)}
-.nl .oracle{color:var(--pst-color-text-muted,#767676)}
-.nl .wide{min-width:12rem}
+.nl .oracle{color:var(--pst-color-text-muted,#6b6b6b);font-weight:400}
+.nl .wide{min-width:13rem}
+.nl-note{font-size:0.82rem;margin-top:-0.7rem}
 </style>"""
 
 
@@ -205,21 +206,28 @@ def table(cells: Iterable[Summary], *, caption: str = "",
           claim_holds: Callable[[Summary], bool | None] = lambda s: None) -> Html:
     """Summed-up cells as tables, one a budget.
 
-    A row holds the last epoch (the headline), the mean of the last ten epochs, the epoch chosen
-    on noisy validation labels, the oracle in grey, the realised noise rate, time and hardware,
-    the paper's number with its own metric and source, and the verdict. `claim_holds` says for a
-    cell whether the claim it serves holds (None: nothing was compared).
+    A row holds the realised noise rate, the last epoch (the headline), the mean of the last ten
+    epochs, the epoch chosen on noisy validation labels, the oracle in grey, time and hardware, the
+    paper's number with its own metric and source, and the verdict. `claim_holds` says for a cell
+    whether the claim it serves holds (None: nothing was compared). A table none of whose settings
+    is in any paper says so once, below.
     """
     cells = list(cells)
     parts = []
     for budget in sorted({c.setting.budget for c in cells}, key=BUDGETS.index):
         chosen = [c for c in cells if c.setting.budget == budget]
         title = f"{caption + ', ' if caption else ''}{budget} budget; accuracy in %"
-        header = ("Method", "Last epoch", "Mean of last ten", "By noisy validation", "Oracle",
-                  "Wrong labels", "A run takes", "Published", "Verdict")
-        kinds = dict.fromkeys(header[1:7], "num") | dict.fromkeys(header[7:], "wide")
-        rows = [_row(c, _name(c, chosen), claim_holds(c)) for c in chosen]
-        parts.append(markup(html.escape(title), header, rows, kinds))
+        header = ["Method", "Last epoch", "Mean of last ten", "By noisy validation",
+                  "Best on test (oracle)", "A run takes", "Published", "Verdict"]
+        kinds = dict.fromkeys(header[1:6], "num") | dict.fromkeys(header[6:], "wide")
+        kinds["Best on test (oracle)"] = "num oracle"
+        judged = [(c, reference(c.setting), claim_holds(c)) for c in chosen]
+        printed = any(ref or holds is not None for _, ref, holds in judged)
+        width = 8 if printed else 6
+        rows = [_row(c, _name(c, chosen), ref, holds)[:width] for c, ref, holds in judged]
+        parts.append(markup(html.escape(title), header[:width], rows, kinds))
+        if not printed:
+            parts.append('<p class="nl-note">No paper prints a number for these settings.</p>')
     text = "; ".join(f"{c.setting.method}: {plus_minus(c.last, c.n)}" for c in cells)
     return Html("".join(parts) or "<p>No cell was asked for.</p>", text)
 
@@ -230,24 +238,20 @@ def summary_table(runs: Iterable[Run], wanted: Iterable[Setting] = (), *, captio
     return table(summaries(runs, wanted), caption=caption, claim_holds=claim_holds)
 
 
-def _row(c: Summary, name: str, holds: bool | None) -> list[str]:
-    printed = reference(c.setting)
+def _row(c: Summary, name: str, printed: published.Cell | None, holds: bool | None) -> list[str]:
     ours = c.metric(printed.metric) if printed else [100 * r.last() for r in c.runs]
     said = published.verdict(c.setting.budget, ours, printed.published_value if printed else None,
                              printed.published_std if printed else None, holds)
     verdict = f"<b>{said.state}</b><small>{html.escape(said.sentence)}</small>"
+    failed = f", {c.failed} failed" if c.failed else ""
     if c.n == 0:
-        failed = f"<small>{c.failed} failed</small>" if c.failed else ""
-        return [name, f"not run{failed}", "–", "–", '<span class="oracle">–</span>', "–", "–",
-                _printed(printed), verdict]
-    count = f"<small>n = {c.n}{f', {c.failed} failed' if c.failed else ''}</small>"
+        return [name, f"not run{failed}", "–", "–", "–", "–", _printed(printed), verdict]
     validation = plus_minus(c.by_validation, c.n)
-    if validation == "–":
-        validation = "–<small>no split</small>"
     return [
-        name, f"<b>{plus_minus(c.last, c.n)}</b>{count}", plus_minus(c.mean_last_10, c.n),
-        validation, f'<span class="oracle">{plus_minus(c.best, c.n)}</span>',
-        f"{c.realised_rate[0]:.1f} %<small>nominal {100 * c.setting.rate:.0f} %</small>",
+        name, f"<b>{plus_minus(c.last, c.n)}</b><small>n = {c.n}{failed}</small>",
+        plus_minus(c.mean_last_10, c.n),
+        validation if validation != "–" else "–<small>no split</small>",
+        plus_minus(c.best, c.n),
         f"{duration(c.seconds)}<small>{html.escape('; '.join(map(_short, c.hardware)))}</small>",
         _printed(printed), verdict]
 
@@ -266,15 +270,17 @@ def _printed(cell: published.Cell | None) -> str:
 def _name(c: Summary, among: Sequence[Summary]) -> str:
     """The method, and below it what tells this row from the others of its table."""
     s = c.setting
-    noise = f"{s.noise} {s.rate:.0%}" if not s.noise.startswith("human-") else s.noise
+    noise = f"{s.noise} {100 * s.rate:.0f} %" if not s.noise.startswith("human-") else s.noise
     said = [s.dataset, noise]
     for other in among:
         o = other.setting
         if o != s and (o.method, o.dataset, o.noise, o.rate) == (
                 s.method, s.dataset, s.noise, s.rate):
             said += _differences(s, o)
-    return f"{html.escape(name_of(s.method))}<small>{html.escape(', '.join(dict.fromkeys(said)))}"\
-           "</small>"
+    if c.n:
+        said.append(f"{c.realised_rate[0]:.1f} % of labels wrong")
+    return (f"{html.escape(name_of(s.method))}"
+            f"<small>{html.escape(', '.join(dict.fromkeys(said)))}</small>")
 
 
 def _differences(s: Setting, o: Setting) -> list[str]:

@@ -28,7 +28,7 @@ BLUE, VERMILLION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#8C8C8C"
 ORANGE, SKY, PURPLE, BLACK = "#E69F00", "#56B4E9", "#CC79A7", "#222222"
 ROLES = {"right": BLUE, "wrong": VERMILLION, "true": GREEN, "oracle": GREY}
 """What a colour means, on every page."""
-CLASSES = (BLUE, ORANGE, GREEN, PURPLE, SKY, BLACK, "#B8A500", VERMILLION, "#7A5195", "#8B5A2B")
+CLASSES = (BLUE, ORANGE, GREEN, PURPLE, SKY, BLACK, "#B8A500", "#882255", "#6A51A3", "#8B5A2B")
 """Ten colours for ten classes; always with the class written beside them."""
 
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (5, 1.5, 1.5, 1.5)), (0, (8, 2)))
@@ -42,8 +42,8 @@ COLUMNS: dict[str, tuple[str, str]] = {  # name on a page, colour; those not lis
 }  # fmt: skip
 SHARES = ("test", "val", "clean_fit", "wrong_fit", "wrong_corrected", "label_accuracy", "auc")
 
-SMALL, WIDE = (4.4, 3.2), (6.4, 3.4)  # inches; a phone shows SMALL nearly at its size
-HEAVY = 120_000  # bytes; a drawing that is heavier as svg is shown as png
+SMALL, WIDE = (4.0, 3.0), (6.4, 3.6)  # inches; a phone shows SMALL nearly at its size
+HEAVY = 60_000  # bytes; a drawing that is heavier as svg is shown as png
 
 
 def colour_of(method: str) -> str:
@@ -125,15 +125,22 @@ def _img(figure: Any, alt: str, kind: str) -> str:
     plt.close(figure)
     width = round(figure.get_figwidth() * 100)  # 100 pixels of the page an inch
     return (f'<img alt="{html.escape(alt)}" width="{width}" loading="lazy" '
-            'style="max-width:100%;height:auto;background:white" '
+            f'style="flex:1 1 300px;min-width:0;max-width:min({width}px,100%);'
+            'height:auto;background:white" '
             f'src="data:image/{mime};base64,{base64.b64encode(data).decode()}">')
 
 
 def _saved(figure: Any, kind: str) -> bytes:
     packed = io.BytesIO()
-    metadata = {"Date": None} if kind == "svg" else None
-    figure.savefig(packed, format=kind, dpi=160, metadata=metadata)
-    return packed.getvalue()
+    if kind == "svg":
+        figure.savefig(packed, format="svg", metadata={"Date": None})
+        return packed.getvalue()
+    from PIL import Image
+
+    figure.savefig(packed, format="png", dpi=160)
+    small = io.BytesIO()  # 128 colours are enough for a drawing, at a third of the bytes
+    Image.open(packed).convert("RGB").quantize(128).save(small, "png", optimize=True)
+    return small.getvalue()
 
 
 # ------------------------------------------------------------------------------- over the epochs
@@ -167,12 +174,10 @@ def learning_curves(runs: Iterable[Run], columns: str | Sequence[str] = "test", 
                 colour = next((k for n, k in METHODS.values() if n == label), CLASSES[g % 10])
                 text = label if len(columns) == 1 else f"{label}: {text.lower()}"
             _band(ax, stack(members, column), text, colour, DASHES[(c if many else g) % 5], band)
-    if title:
-        ax.set_title(title)
     _share_axis(ax, columns)
     names = [COLUMNS.get(c, (c, ""))[0] for c in columns]
     ax.set(xlabel="Epoch", ylabel=ylabel or (names[0] if len(names) == 1 else "Share"))
-    _legend(ax)
+    _legend(ax, title)
     return ax.figure
 
 
@@ -205,16 +210,20 @@ def _share_axis(ax: Any, columns: Sequence[str]) -> None:
         ax.yaxis.set_major_formatter(lambda v, _: f"{v:.0f} %")
 
 
-def _legend(ax: Any, ncols: int = 2) -> None:
-    """The legend above the drawing, where it never covers a line."""
-    handles, labels = ax.get_legend_handles_labels()
-    if len(labels) < 2:
-        return
-    if max(map(len, labels)) > 24:
-        ncols = 1
-    above = 1.0 if not ax.get_title("left") else 1.1
-    ax.legend(loc="lower left", bbox_to_anchor=(0, above), ncols=ncols, borderaxespad=0.2,
-              columnspacing=1.2, handlelength=1.8)
+def _legend(ax: Any, title: str = "", lift: float = 0) -> None:
+    """The title on top, then the legend, then `lift` points, then the drawing: nothing is hidden
+    by them."""
+    labels = ax.get_legend_handles_labels()[1]
+    rows = 0
+    if len(labels) > 1:
+        room = (ax.figure.get_figwidth() - 0.7) / (0.07 * max(map(len, labels)) + 0.45)
+        ncols = max(1, min(len(labels), 3, int(room)))
+        rows = math.ceil(len(labels) / ncols)
+        height = ax.figure.get_figheight() * 72 * 0.6
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1 + lift / height), ncols=ncols,
+                  borderaxespad=0.2, columnspacing=1.2, handlelength=1.8, labelspacing=0.3)
+    if title:
+        ax.set_title(title, pad=6 + lift + 14.5 * rows)
 
 
 def memorisation(runs: Run | Iterable[Run], *, title: str = "", ax: Any = None) -> Any:
@@ -225,16 +234,17 @@ def memorisation(runs: Run | Iterable[Run], *, title: str = "", ax: Any = None) 
     runs = [runs] if isinstance(runs, Run) else list(runs)
     ax = axes(ax, WIDE)
     learning_curves(runs, ("clean_fit", "wrong_fit", "wrong_corrected", "test"),
-                    by=lambda r: "all", title=title, ax=ax)
+                    by=lambda r: "all", ax=ax)
     test = np.nanmean(stack(runs, "test"), 0)
     best, last = int(np.nanargmax(test)), len(test) - 1
     ax.axvline(best + 1, color=GREY, linewidth=1, linestyle=":")
     ax.plot(best + 1, test[best], "o", color=GREY, zorder=4)
     ax.plot(last + 1, test[last], "o", color=BLACK, zorder=4, clip_on=False)
-    ax.annotate(f"best {test[best]:.0f} % (oracle)", (best + 1, test[best]), (7, 6),
-                textcoords="offset points", color="#6B6B6B", fontsize=9)
-    ax.annotate(f"last {test[last]:.0f} %", (last + 1, test[last]), (-2, 8), ha="right",
-                textcoords="offset points", fontsize=9)
+    ax.annotate(f"best on test {test[best]:.0f} % (oracle)", (best + 1, 102), (-3, 2), fontsize=9,
+                textcoords="offset points", color="#6B6B6B", annotation_clip=False)
+    ax.annotate(f"last\n{test[last]:.0f} %", (last + 1, test[last]), (7, 0), va="center",
+                textcoords="offset points", fontsize=9, annotation_clip=False)
+    _legend(ax, title, lift=13)
     ax.set_ylabel("Share of samples")
     return ax.figure
 
@@ -268,9 +278,7 @@ def loss_histogram(losses: Any, wrong: Any, mixture: Any = None, *, bins: int = 
         tallest = max(p.get_height() for p in ax.patches)
         ax.set_ylim(0, 1.1 * max(tallest, 1))  # a component's spike may leave the picture
     ax.set(xlabel=xlabel, ylabel="Samples")
-    if title:
-        ax.set_title(title)
-    _legend(ax)
+    _legend(ax, title)
     return ax.figure
 
 
@@ -303,7 +311,7 @@ def transition_heatmap(matrix: Any, names: Sequence[str] = (), *, title: str = "
     share = _array(matrix).astype(float) * 100
     c = len(share)
     few = c <= 12
-    ax = axes(ax, (5.0, 4.4) if few else (4.4, 4.0))
+    ax = axes(ax, (4.6, 4.0))
     words = np.array([[f"{v:.0f}" if v >= 0.5 else "" for v in row] for row in share])
     sns.heatmap(share, ax=ax, vmin=0, vmax=100, cmap="Blues", square=True, annot=words if few
                 else None, fmt="", annot_kws={"fontsize": 8.5}, linewidths=0.5 if few else 0,
@@ -377,26 +385,27 @@ def embedding(points: Any, labels: Any, names: Sequence[str] = (), *, wrong: Any
 
     `wrong` (bool, N): those points are drawn as vermillion crosses.
     """
-    ax = axes(ax, (4.8, 4.2))
+    ax = axes(ax, (4.0, 3.7))
     points, labels = _array(points), _array(labels)
     wrong = np.zeros(len(points), bool) if wrong is None else _array(wrong).astype(bool)
     for c in np.unique(labels):
         own = points[(labels == c) & ~wrong]
-        ax.scatter(*own.T, s=9, color=CLASSES[int(c) % 10], alpha=0.7, linewidth=0,
-                   rasterized=True)
+        ax.scatter(*own.T, s=9, color=CLASSES[int(c) % 10], alpha=0.7, linewidth=0)
     if wrong.any():
         ax.scatter(*points[wrong].T, s=16, color=VERMILLION, marker="x", linewidth=0.9,
-                   rasterized=True, label="Wrong label")
-        ax.legend(loc="best")
+                   label="Wrong label")
     for c in np.unique(labels):
         x, y = np.median(points[labels == c], 0)
         ax.text(x, y, names[int(c)] if len(names) else str(c), ha="center", va="center",
                 fontsize=9.5, fontweight="bold",
                 bbox=dict(boxstyle="round,pad=0.15", facecolor="white", alpha=0.8, linewidth=0))
     ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
     ax.grid(False)
+    if wrong.any():
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
     if title:
-        ax.set_title(title)
+        ax.set_title(title, pad=20 if wrong.any() else 6)
     return ax.figure
 
 
