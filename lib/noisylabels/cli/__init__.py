@@ -1,0 +1,1 @@
+"""Subcommands of `noisylabels`: modules with `add_arguments(parser)` and `main(args) -> int`."""

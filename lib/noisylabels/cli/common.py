@@ -1,0 +1,169 @@
+"""What the commands share: names, numbers in words, aligned tables. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import math
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+BARS = "▁▂▃▄▅▆▇█"
+
+
+class Failed(RuntimeError):
+    """The command could not do its work; the text says why and what to do. Exit code 1."""
+
+
+def nearest(name: str, allowed: Iterable[object]) -> str:
+    """ " (nearest: 'x')" for the allowed name that is most like `name`, or nothing."""
+    close = difflib.get_close_matches(name, [str(a) for a in allowed], n=1, cutoff=0.5)
+    return f" (nearest: {close[0]!r})" if close else ""
+
+
+def choose(what: str, name: str, allowed: Iterable[str]) -> str:
+    """`name` when it is allowed; else a ValueError with the nearest name that is."""
+    names = list(allowed)
+    if name not in names:
+        raise ValueError(
+            f"unknown {what} {name!r}{nearest(name, names)}; "
+            f"allowed: {', '.join(names) or 'none here yet'}."
+        )
+    return name
+
+
+def percent(share: float) -> str:
+    """A share in [0, 1] as "71.20 %"; NaN as a dash."""
+    return "–" if math.isnan(share) else f"{100 * share:.2f} %"
+
+
+def spread(mean: float, std: float) -> str:
+    """Two shares as "71.20 ± 0.31" in percent; without the spread when there is none."""
+    if math.isnan(mean):
+        return "–"
+    return f"{100 * mean:.2f}" + ("" if math.isnan(std) else f" ± {100 * std:.2f}")
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that one would say: "0.4 s", "12 s", "3.4 min", "2.1 h", "4.0 days"."""
+    if math.isnan(seconds):
+        return "–"
+    for limit, unit, digits in ((10, 1, 1), (100, 1, 0), (5400, 60, 1), (172_800, 3600, 1)):
+        if seconds < limit:
+            name = {1: "s", 60: "min", 3600: "h"}[unit]
+            return f"{seconds / unit:.{digits}f} {name}"
+    return f"{seconds / 86_400:.1f} days"
+
+
+def count(number: int, thing: str) -> str:
+    """ "1 run", "2 runs"."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def size(num_bytes: float) -> str:
+    """Bytes as "12.3 GB" or "4.0 MB"."""
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
+
+
+def shown(path: Path) -> str:
+    """The path relative to the current folder where it lies below it."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[object]], left: Iterable[str] = ()
+) -> str:
+    """Aligned columns; those named in `left` to the left, all others to the right."""
+    cells = [[str(c) for c in row] for row in rows]
+    widths = [max(len(c) for c in column) for column in zip(header, *cells, strict=True)]
+    flush = [h in set(left) for h in header]
+
+    def line(row: Sequence[str]) -> str:
+        parts = (
+            c.ljust(w) if f else c.rjust(w) for c, w, f in zip(row, widths, flush, strict=True)
+        )
+        return "  ".join(parts).rstrip()
+
+    return "\n".join([line(header), "  ".join("-" * w for w in widths), *map(line, cells)])
+
+
+def sparkline(values: Iterable[float], width: int = 60) -> str:
+    """The course of `values` in at most `width` bars between their least and greatest."""
+    seen = [v for v in values if not math.isnan(v)]
+    if not seen:
+        return ""
+    step = max(1.0, len(seen) / width)
+    picked = [seen[min(len(seen) - 1, int(i * step))] for i in range(math.ceil(len(seen) / step))]
+    picked[-1] = seen[-1]
+    low, high = min(seen), max(seen)
+    ramp = BARS if can_show(BARS) else ".:-=+*%@"
+    scale = (len(ramp) - 1) / (high - low) if high > low else 0.0
+    return "".join(ramp[round((v - low) * scale)] for v in picked)
+
+
+def can_show(text: str) -> bool:
+    """Whether standard output can carry these characters."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def facts(rows: Iterable[tuple[str, str]]) -> str:
+    """Lines "  name      value", wrapped to the terminal's width."""
+    width = max(60, min(110, shutil.get_terminal_size((99, 24)).columns))
+    lines: list[str] = []
+    for name, value in rows:
+        lines += textwrap.wrap(
+            value,
+            width,
+            initial_indent=f"  {name:<12}",
+            subsequent_indent=" " * 14,
+            break_on_hyphens=False,
+            break_long_words=False,
+        ) or [f"  {name}"]
+    return "\n".join(lines)
+
+
+def words_of(values: object) -> str:
+    """An option's value as it would be typed: lists with commas, nothing as "none"."""
+    if isinstance(values, (list, tuple)):
+        return ",".join(map(str, values)) or "()"
+    return (
+        "none" if values is None else f"{values:g}" if isinstance(values, float) else str(values)
+    )
+
+
+def whole(text: str) -> int:
+    """An argument that is a whole number from 0 on."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"a whole number from 0 on is needed, not {value}")
+    return value
+
+
+def add_threads(p: argparse._ActionsContainer) -> None:
+    """The option --threads, for `set_threads`."""
+    p.add_argument(
+        "--threads",
+        type=whole,
+        metavar="N",
+        help="CPU threads (default: $OMP_NUM_THREADS, else 1: another number rounds differently, "
+        "and small networks are slower with it on a busy machine)",
+    )
+
+
+def set_threads(wanted: int | None) -> None:
+    """Let torch use that many CPU threads; without a wish what the environment says, or one."""
+    import torch
+
+    if wanted is not None:
+        torch.set_num_threads(max(1, wanted))
+    elif not os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(1)

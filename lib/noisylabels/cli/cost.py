@@ -1,0 +1,174 @@
+"""What a run costs here: from recorded runs like it, or from a short timing of this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from functools import cache
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from .. import datasets, engine, lab, methods, networks, runs, views
+from ..runs import Setting
+
+SIZES = {
+    "digits": (1_297, 500, 10, 1, 8),
+    "cifar10": (50_000, 10_000, 10, 3, 32),
+    "cifar100": (50_000, 10_000, 100, 3, 32),
+}
+"""Data set -> training images, test images, classes, channels, pixels a side."""
+
+FACTORS = {
+    "cross_entropy": 1.0, "gce": 1.0, "elr": 1.0, "mixup": 1.0, "mixnn": 5 / 3, "drpl": 5 / 3,
+    "ieg": 23 / 3, "dividemix": 13.0, "sanm": 22.0,
+}  # fmt: skip
+"""Forward and backward passes of an epoch of the published step, as multiples of cross entropy's
+(a backward pass counts as two forward ones; whole-set passes and second networks included)."""
+
+OPTIONS_OF_COST = ("network", "batch_size", "precision")
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """How many images a setting trains on, keeps for validation, trusts, and tests on."""
+
+    train: int
+    val: int
+    trusted: int
+    test: int
+    all: int
+
+
+def images(s: Setting) -> Images:
+    """Counted as `datasets.subset` and `datasets.split` do."""
+    total, test, classes, _, _ = SIZES[s.dataset]
+    chosen = min(total, s.max_samples or total)
+    trusted = s.trusted_per_class * classes
+    val = round(s.val_fraction * (chosen - trusted))
+    return Images(max(0, chosen - trusted - val), val, trusted, test, total)
+
+
+def total_epochs(s: Setting) -> int:
+    """All epochs of all stages."""
+    counted = getattr(methods.get(s.method), "total_epochs", None)
+    return int(counted(lab.settings_of(s)) if counted else s.options["epochs"])
+
+
+# ------------------------------------------------------------------------------ from recorded runs
+
+
+def recorded(s: Setting, device: str) -> tuple[float, int] | None:
+    """(seconds, from how many runs): finished runs on this hardware that differ in little, scaled.
+
+    The same are the method, the data set, the network, the batch and the precision; epochs and
+    number of images are scaled to those of `s`.
+    """
+    same = {k: s.options[k] for k in OPTIONS_OF_COST if k in s.options}
+    here, n = engine.hardware(device), images(s)
+    work = _work(n)
+    times = []
+    for run in runs.find(method=s.method, dataset=s.dataset, **same):
+        if run.info.get("hardware") == here and run.info.get("epochs"):
+            epoch = run.info["seconds"] / run.info["epochs"]
+            times.append(epoch * work / _work(images(run.setting)) * total_epochs(s))
+    return (statistics.median(times), len(times)) if times else None
+
+
+def _work(n: Images, factor: float = 1.0) -> float:
+    """An epoch in images trained on; an image that is only looked at counts as a third."""
+    return factor * n.train + (n.test + min(lab.PROBE, n.train) + n.val) / 3
+
+
+# ----------------------------------------------------------------------------------- from a timing
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Seconds a training image of cross entropy took, on one network."""
+
+    network: str
+    seconds: float
+    channels: int
+    pixels: int
+
+    def of(self, network: str, channels: int, pixels: int) -> float:
+        """Seconds a training image on another network: in proportion to the operations counted."""
+        mine = operations(self.network, self.channels, self.pixels)
+        return self.seconds * operations(network, channels, pixels) / mine
+
+
+@cache
+def operations(network: str, channels: int, pixels: int) -> int:
+    """Floating-point operations of one image's forward pass."""
+    net = networks.build(network, 10, channels).to("meta").eval()
+    with FlopCounterMode(display=False) as counter:
+        net(torch.empty(1, channels, pixels, pixels, device="meta"))
+    return counter.get_total_flops()
+
+
+def time_steps(
+    network: str,
+    dataset: str,
+    batch_size: int,
+    precision: str,
+    execution: engine.Execution,
+    seconds: float = 1.0,
+) -> Timing:
+    """Train on random images for about `seconds` (at least two steps) and take the mean."""
+    _, _, classes, channels, pixels = SIZES[dataset]
+    recipe = engine.Recipe(network=network, batch_size=batch_size, precision=precision)
+    draws = torch.Generator().manual_seed(0)
+    device = torch.device(execution.device)
+    n = 8 * batch_size
+    x = torch.randint(256, (n, channels, pixels, pixels), generator=draws, dtype=torch.uint8)
+    y = torch.randint(classes, (n,), generator=draws)
+    task = engine.Task(
+        images=x.to(device),
+        y_given=y.to(device),
+        num_classes=classes,
+        mean=(0.5,) * channels,
+        std=(0.25,) * channels,
+        weak=views.Weak(),
+        strong=views.Identity(),
+        execution=execution,
+        precision=precision,
+    )
+    net, optimiser = engine.start(recipe, task)
+    step = engine.step(optimiser, task)(
+        lambda i, x: torch.nn.functional.cross_entropy(net(x).float(), task.y_given[i])
+    )
+
+    def wait() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    done, begun = -2, 0.0  # the first two steps warm up
+    while True:
+        for i, images_of_step in task.batches(batch_size):
+            if done == 0:
+                begun = wait()
+            step(i, images_of_step)
+            done += 1
+            if done >= 2 and done % 2 == 0 and wait() - begun > seconds:
+                return Timing(network, (wait() - begun) / (done * batch_size), channels, pixels)
+
+
+def of_setting(s: Setting, timing: Timing) -> float | None:
+    """Seconds that a run of `s` takes by this timing; None for a method of unknown factor."""
+    factor = getattr(methods.get(s.method), "COST", FACTORS.get(s.method))
+    if factor is None:
+        return None
+    _, _, _, channels, pixels = SIZES[s.dataset]
+    each = timing.of(s.options["network"], channels, pixels)
+    return total_epochs(s) * _work(images(s), factor) * each
+
+
+def dataset_of(budget: str) -> str:
+    """What a budget is made for."""
+    return "digits" if budget == "smoke" else "cifar10"
+
+
+assert set(SIZES) == set(datasets.NAMES)

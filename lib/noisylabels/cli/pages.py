@@ -1,0 +1,401 @@
+"""`noisylabels page`: run a page's notebook with other parameters, checked before it starts.
+
+papermill only warns about a parameter that the notebook does not have and then runs the defaults;
+its own list of parameters also misses some lines (`int | None`, a comment with "="). Here names
+and types are read from the cell tagged `parameters`, and a wrong one is refused. The output gets
+its name only when the whole notebook ran.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import io
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import time
+import tokenize
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import paths
+from . import common
+from .common import Failed, nearest
+
+PLAIN = {
+    "int": "int, such as 3",
+    "float": "float, such as 0.4",
+    "bool": "bool, true or false",
+    "str": "str",
+    "list": "list, such as [0.2, 0.4]",
+    "dict": "dict, such as {'a': 1}",
+    "tuple": "list, such as [0.2, 0.4]",
+}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One assignment of the parameters cell. `kinds`: the names of the types that it may have."""
+
+    name: str
+    kinds: tuple[str, ...]
+    default: str
+    about: str
+    item: str = ""  # the type of a list's items, where the notebook says it
+
+    @property
+    def type(self) -> str:
+        listed = [
+            k + (f"[{self.item}]" if self.item and k in ("list", "tuple") else "")
+            for k in self.kinds
+        ]
+        return " or ".join(listed) or "any"
+
+
+def add_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "name",
+        nargs="?",
+        metavar="NAME|PATH",
+        help="a notebook of notebooks/ without .ipynb, or the path of one",
+    )
+    p.add_argument(
+        "-p",
+        dest="parameters",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("KEY", "VALUE"),
+        help="set a parameter; may be given often",
+    )
+    p.add_argument(
+        "-o",
+        dest="out",
+        metavar="OUT.ipynb",
+        help="where the page goes (default: _build/pages, named by its parameters)",
+    )
+    p.add_argument("--list", action="store_true", help="list the pages, and stop")
+    p.add_argument(
+        "--help-parameters",
+        action="store_true",
+        help="list the page's parameters with types and defaults, and stop",
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    if args.list:
+        print(listing())
+        return 0
+    if args.name is None:
+        raise ValueError(
+            "a page is needed: `noisylabels page NAME`; `noisylabels page --list` lists them."
+        )
+    source = find(args.name)
+    known = parameters_of(source)
+    if args.help_parameters:
+        print(
+            common.table(
+                ("parameter", "type", "default", "what it is"),
+                [(p.name, p.type, p.default, p.about) for p in known.values()],
+                ("parameter", "type", "default", "what it is"),
+            )
+            if known
+            else f"{source.name} has no parameters."
+        )
+        return 0
+    values = checked(args.parameters, known, source)
+    out = Path(args.out) if args.out else default_output(source, values)
+    if out.suffix != ".ipynb":
+        raise ValueError(f"the output must be named *.ipynb, not {args.out!r}.")
+    if out.exists() and out.samefile(source):
+        raise ValueError("the output must not be the notebook itself; name another file with -o.")
+    return run(source, out.absolute(), values)
+
+
+# --------------------------------------------------------------------------- which page, with what
+
+
+def _notebooks() -> dict[str, Path]:
+    return {p.stem: p for p in sorted((paths.home() / "notebooks").glob("*.ipynb"))}
+
+
+def find(name: str) -> Path:
+    """The notebook of that name or path."""
+    known = _notebooks()
+    if name in known:
+        return known[name]
+    if Path(name).is_file():
+        return Path(name).absolute()
+    if Path(name).suffix == ".ipynb" or "/" in name:
+        raise ValueError(
+            f"there is no notebook {name}{nearest(Path(name).stem, known)}; pages are "
+            "listed by `noisylabels page --list`."
+        )
+    return known[common.choose("page", name, known)]
+
+
+def listing() -> str:
+    """Every page with its title."""
+    rows = [(name, _title(_read(path))) for name, path in _notebooks().items()]
+    if not rows:
+        return f"no notebooks in {common.shown(paths.home() / 'notebooks')}"
+    return common.table(("page", "title"), rows, ("page", "title"))
+
+
+def _title(notebook: Mapping[str, Any]) -> str:
+    for cell in notebook["cells"]:
+        if title := re.search(r"^# (.+)$", _source(cell), re.MULTILINE):
+            return title[1] if cell["cell_type"] == "markdown" else ""
+    return ""
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        return {**notebook, "cells": list(notebook["cells"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is not a notebook ({error}); allowed are .ipynb files."
+        ) from None
+
+
+def _source(cell: Mapping[str, Any]) -> str:
+    text = cell.get("source", "")
+    return text if isinstance(text, str) else "".join(text)
+
+
+def parameters_of(path: Path) -> dict[str, Parameter]:
+    """The assignments of the cell tagged `parameters`, in order; none without such a cell.
+
+    The comment at the end of a line is what is said about it. The type is the annotation, else the
+    type of the default; a default of None without an annotation may become anything.
+    """
+    tagged = [
+        c for c in _read(path)["cells"] if "parameters" in c.get("metadata", {}).get("tags", [])
+    ]
+    if not tagged:
+        return {}
+    text = _source(tagged[0])
+    try:
+        body = ast.parse(text).body
+        tokens = list(tokenize.generate_tokens(io.StringIO(text).readline))
+    except (SyntaxError, tokenize.TokenError) as error:
+        raise ValueError(f"the parameters cell of {path} is not plain Python ({error}).") from None
+    comments = {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
+    found: dict[str, Parameter] = {}
+    for node in body:
+        target = (
+            node.target
+            if isinstance(node, ast.AnnAssign)
+            else (node.targets[0] if isinstance(node, ast.Assign) else None)
+        )
+        value = getattr(node, "value", None)
+        if not isinstance(target, ast.Name) or value is None:
+            continue
+        annotation = ast.unparse(node.annotation) if isinstance(node, ast.AnnAssign) else ""
+        kinds, item = _kinds(annotation) if annotation else _kinds_of(value)
+        found[target.id] = Parameter(
+            target.id, kinds, ast.unparse(value), comments.get(node.end_lineno or 0, ""), item
+        )
+    return found
+
+
+def _kinds(annotation: str) -> tuple[tuple[str, ...], str]:
+    """Of "int | None": int, None; of "list[float]": list with items float; else anything."""
+    text = annotation.strip("'\"").replace("Optional[", "None | [")
+    kinds = tuple(
+        dict.fromkeys(
+            re.findall(
+                r"\b(int|float|bool|str|list|tuple|dict|None)\b",
+                re.sub(r"(list|tuple|dict)\[[^]]*\]", r"\1", text),
+            )
+        )
+    )
+    item = re.search(r"(?:list|tuple)\[(int|float|str|bool)\b", text)
+    return kinds, item[1] if item else ""
+
+
+def _kinds_of(value: ast.expr) -> tuple[tuple[str, ...], str]:
+    try:
+        default = ast.literal_eval(value)
+    except ValueError:
+        return (), ""
+    if default is None:
+        return (), ""
+    kind = type(default).__name__
+    items = {type(x).__name__ for x in default} if isinstance(default, (list, tuple)) else set()
+    item = "float" if items == {"int", "float"} else items.pop() if len(items) == 1 else ""
+    return ((kind,) if kind in PLAIN else ()), item if item in PLAIN else ""
+
+
+def checked(given: list[list[str]], known: Mapping[str, Parameter], path: Path) -> dict[str, Any]:
+    """`-p` pairs as values of their parameters' types. ValueError for what is not allowed."""
+    values: dict[str, Any] = {}
+    for name, text in given:
+        if not known:
+            raise ValueError(
+                f"{path.name} has no cell tagged `parameters`, so -p {name} would do nothing."
+            )
+        if name not in known:
+            raise ValueError(
+                f"{path.stem} has no parameter {name!r}{nearest(name, known)}; "
+                f"allowed: {', '.join(known)}."
+            )
+        values[name] = _value(text, known[name])
+    return values
+
+
+def _value(text: str, parameter: Parameter) -> Any:
+    kinds = parameter.kinds
+    if "None" in kinds and text.lower() in ("none", "null"):
+        return None
+    for kind in kinds:
+        value = _as(text, kind)
+        if value is not None and not _bad_items(value, parameter.item):
+            return (
+                [float(x) for x in value]
+                if parameter.item == "float" and isinstance(value, list)
+                else value
+            )
+    if not kinds:
+        return _literal(text)
+    of = f"list of {parameter.item}" if parameter.item else "list"
+    allowed = " or ".join(PLAIN.get(k, k).replace("list", of) for k in kinds)
+    raise ValueError(
+        f"parameter {parameter.name!r} takes {allowed}, not {text!r} "
+        f"(default {parameter.default})."
+    )
+
+
+def _as(text: str, kind: str) -> Any:
+    """`text` as that type; None when it is none."""
+    if kind == "str":
+        return text
+    if kind == "bool":
+        return {"true": True, "false": False}.get(text.lower())
+    if kind in ("int", "float"):
+        try:
+            return int(text) if kind == "int" else float(text)
+        except ValueError:
+            return None
+    value = _literal(text)
+    value = list(value) if isinstance(value, tuple) else value
+    return (
+        value if isinstance(value, dict if kind == "dict" else list) and kind != "None" else None
+    )
+
+
+def _literal(text: str) -> Any:
+    """A Python literal, or the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _bad_items(value: Any, item: str) -> bool:
+    allowed = {"float": (int, float), "int": (int,), "str": (str,), "bool": (bool,)}.get(item)
+    if allowed is None or not isinstance(value, list):
+        return False
+    return not all(
+        isinstance(x, allowed) and (item == "bool" or not isinstance(x, bool)) for x in value
+    )
+
+
+def default_output(source: Path, values: Mapping[str, Any]) -> Path:
+    """_build/pages/NAME-key-value.ipynb below the project's folder, which git ignores."""
+    words = [source.stem, *(f"{k}-{v}" for k, v in sorted(values.items()))]
+    name = re.sub(r"[^\w.+-]+", "_", "-".join(words))[:120]
+    return paths.home() / "_build" / "pages" / f"{name}.ipynb"
+
+
+# ----------------------------------------------------------------------------------------- running
+
+
+def run(source: Path, out: Path, values: Mapping[str, Any]) -> int:
+    """papermill in a process of its own, from the project's folder, one thread."""
+    import yaml
+
+    if missing("papermill"):
+        raise Failed("papermill is not installed, and it runs the pages; `pip install papermill`.")
+    part = out.with_name(f".{out.stem}.part.ipynb")
+    failed = out.with_name(f"{out.stem}.failed.ipynb")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part.unlink(missing_ok=True)
+    live = sys.stderr.isatty()
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        str(source),
+        str(part),
+        "-k",
+        "python3",
+        "--log-level",
+        "ERROR",
+        "--progress-bar" if live else "--no-progress-bar",
+    ]
+    if values:
+        command += ["-y", yaml.safe_dump(dict(values))]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "NOISYLABELS_HOME": str(paths.home())}
+    told = ", ".join(f"{k}={v!r}" for k, v in values.items()) or "its defaults"
+    print(f"running {source.stem} with {told}", flush=True)
+    begun = time.monotonic()
+    process = subprocess.Popen(
+        command,
+        cwd=paths.home(),
+        env=env,
+        text=True,
+        stdout=subprocess.DEVNULL,
+        stderr=None if live else subprocess.PIPE,
+        process_group=0,  # Ctrl-C reaches us alone; papermill would print its traceback
+    )
+    try:
+        said = process.communicate()[1] or ""
+    except KeyboardInterrupt:
+        process.terminate()  # its kernel notices and stops by itself
+        try:
+            process.wait(15)
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            process.kill()
+        part.unlink(missing_ok=True)
+        raise
+    ran = _read(part) if part.is_file() else None
+    problem = fault(ran) if ran else None
+    if process.returncode or problem or ran is None:
+        kept = ""
+        if ran is not None:
+            part.replace(failed)
+            kept = f"; what ran before it is in {common.shown(failed)}"
+        last = [line for line in said.strip().splitlines() if line.strip()][-1:] or ["no message"]
+        raise Failed(f"{source.stem} failed {problem or f'({last[0].strip()})'}{kept}.")
+    ran["metadata"].setdefault("papermill", {})["output_path"] = str(out)
+    part.write_text(json.dumps(ran, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(out)
+    failed.unlink(missing_ok=True)
+    print(f"done in {common.duration(math.ceil(time.monotonic() - begun))}: {common.shown(out)}")
+    return 0
+
+
+def fault(notebook: Mapping[str, Any]) -> str | None:
+    """The first error of a run, with the code cell in which it happened."""
+    code = [c for c in notebook["cells"] if c["cell_type"] == "code"]
+    for number, cell in enumerate(code, 1):
+        for output in cell.get("outputs", []):
+            if output.get("output_type") == "error":
+                said = " ".join(str(output["evalue"]).split()).rstrip(".")
+                return f"in code cell {number} of {len(code)} with {output['ename']}: {said}"
+    return None
+
+
+def missing(package: str) -> bool:
+    """Whether that package cannot be imported."""
+    from importlib.util import find_spec
+
+    return find_spec(package) is None

@@ -1,0 +1,400 @@
+"""`noisylabels train`: one run, from the resolved setting to its final numbers."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from .. import methods, paths, runs
+from . import common
+from .common import Failed
+
+FLAGS = {
+    "method",
+    "dataset",
+    "noise",
+    "rate",
+    "budget",
+    "seed",
+    "split_seed",
+    "noise_seed",
+    "init_seed",
+    "max_samples",
+    "trusted_per_class",
+    "val_fraction",
+}
+DEFAULT_RATE = 0.4
+
+
+def add_arguments(p: argparse.ArgumentParser) -> None:
+    what = p.add_argument_group("what is trained")
+    what.add_argument("--method", required=True, metavar="M", help=", ".join(methods.NAMES))
+    what.add_argument(
+        "--dataset", default="digits", metavar="D", help="digits (default), cifar10, cifar100"
+    )
+    what.add_argument(
+        "--noise",
+        default="symmetric",
+        metavar="N",
+        help="symmetric (default), asymmetric, ...; a wrong name lists all",
+    )
+    what.add_argument(
+        "--rate",
+        type=float,
+        metavar="R",
+        help=f"nominal noise rate in [0, 1] (default {DEFAULT_RATE}; none 0, human 1)",
+    )
+    what.add_argument(
+        "--budget",
+        metavar="B",
+        help=f"{', '.join(runs.BUDGETS)}; default: smoke for digits, else fast with a "
+        "GPU and laptop without, then on all images",
+    )
+    what.add_argument("--network", metavar="NET", help="tiny, small, resnet9, preact18, ...")
+    what.add_argument(
+        "--epochs", type=common.whole, metavar="N", help="passes over the training images"
+    )
+    what.add_argument(
+        "--max-samples",
+        type=common.whole,
+        metavar="N",
+        help="train on a class-balanced part of N images; 0: on all",
+    )
+    what.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any other option of the method; may be given often",
+    )
+    what.add_argument(
+        "--trusted-per-class",
+        type=common.whole,
+        metavar="K",
+        help="images a class whose label is known to be right, kept out of training",
+    )
+    what.add_argument(
+        "--val-fraction",
+        type=float,
+        metavar="F",
+        help="share of the images kept out as validation with noisy labels",
+    )
+    seeds = p.add_argument_group("random draws")
+    seeds.add_argument(
+        "--seed", type=common.whole, default=0, metavar="S", help="all three (default 0)"
+    )
+    for name, of in (
+        ("split", "subset and validation split"),
+        ("noise", "wrong labels"),
+        ("init", "initialisation, order, views"),
+    ):
+        seeds.add_argument(f"--{name}-seed", type=common.whole, metavar="S", help=f"of the {of}")
+    how = p.add_argument_group("how (no part of the setting)")
+    how.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:k")
+    common.add_threads(how)
+    how.add_argument("--compile", action="store_true", help="use torch.compile")
+    how.add_argument("--graph", action="store_true", help="capture the step as a CUDA graph")
+    how.add_argument(
+        "--signals", action="store_true", help="keep per-sample signals in the record"
+    )
+    how.add_argument("--again", action="store_true", help="train once more what failed before")
+    how.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
+
+
+def main(args: argparse.Namespace) -> int:
+    from .. import engine, lab
+
+    common.set_threads(args.threads)
+    s = resolve(args)
+    execution = engine.Execution(args.device, args.compile, args.graph).resolve()
+    there, begun = runs.lookup(s), epochs_begun(s)
+    if there is not None and there.finished:
+        plan = f"finished on {there.info.get('date', 'an unknown day')}: it is loaded"
+    elif there is not None and not args.again:
+        plan = "it failed before; --again trains it once more"
+    elif begun:
+        plan = f"begun before: it goes on after epoch {begun}"
+    else:
+        plan = "it will be trained"
+    print(announcement(s, execution, plan), flush=True)
+    if not (there is not None and there.finished):
+        print(
+            common.facts([("takes", expected(s, execution, begun, timed=args.dry_run))]),
+            flush=True,
+        )
+    if args.dry_run:
+        return 0
+    if there is not None and not there.finished and not args.again:
+        raise Failed(
+            f"this run failed before: {there.info.get('why', 'no reason recorded')} Change "
+            "a setting, or add --again to train it once more."
+        )
+    with Progress(sys.stdout, begun) as progress:
+        try:
+            run = lab.run(
+                s,
+                execution=execution,
+                progress=progress,
+                signals=args.signals,
+                again=args.again,
+                waiting=progress.waiting,
+            )
+        except KeyboardInterrupt:
+            progress.close()
+            done = progress.epochs
+            print(
+                f"noisylabels: stopped after epoch {done}; the same command goes on from there."
+                if done
+                else "noisylabels: stopped before the end of the first epoch; the same "
+                "command starts it anew.",
+                file=sys.stderr,
+            )
+            return 130
+        except lab.TrainingFailed as error:
+            raise Failed(
+                f"{error} It is recorded as failed in "
+                f"{common.shown(paths.runs_dir() / s.path)}; change a setting, such as "
+                "--set lr=0.01."
+            ) from error
+    if not run.finished:
+        raise Failed(f"this run failed: {run.info.get('why', 'no reason recorded')}")
+    print(result(run))
+    return 0
+
+
+# ------------------------------------------------------------------------------ what is to be done
+
+
+def resolve(args: argparse.Namespace) -> runs.Setting:
+    """The setting that the arguments mean. Raises ValueError that names the nearest valid word."""
+    from .. import lab, networks
+
+    options = given_options(args.set)
+    for name in ("network", "epochs"):
+        if (value := getattr(args, name)) is not None:
+            if name in options:
+                raise ValueError(f"{name} is given twice, by --{name} and by --set; give it once.")
+            options[name] = value
+    budget, max_samples, rate = args.budget, args.max_samples, args.rate
+    if budget is None:
+        budget = default_budget(args.dataset, args.device)
+        max_samples = 0 if max_samples is None else max_samples
+    if rate is None:
+        rate = (
+            0.0
+            if args.noise == "none"
+            else (1.0 if args.noise.startswith("human-") else DEFAULT_RATE)
+        )
+    s = lab.setting(
+        args.method,
+        args.dataset,
+        args.noise,
+        rate,
+        budget,
+        args.seed,
+        split_seed=args.split_seed,
+        noise_seed=args.noise_seed,
+        init_seed=args.init_seed,
+        max_samples=max_samples,
+        trusted_per_class=args.trusted_per_class,
+        val_fraction=args.val_fraction,
+        **options,
+    )
+    if (network := s.options.get("network")) not in (None, *networks.NAMES):
+        networks.build(network, 2)  # raises where the name means nothing
+    return s
+
+
+def given_options(pairs: list[str]) -> dict[str, Any]:
+    """["q=0.5", ...] as a dict; `lab.setting` reads the values as the method's types."""
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        key = key.strip().replace("-", "_")
+        if not equals or not key:
+            raise ValueError(f"--set takes KEY=VALUE, such as --set lr=0.1, not {pair!r}.")
+        if key in FLAGS:
+            raise ValueError(f"{key!r} is no option of a method; use --{key.replace('_', '-')}.")
+        if key in options:
+            raise ValueError(f"--set {key}=... is given twice; give it once.")
+        options[key] = value.strip()
+    return options
+
+
+def default_budget(dataset: str, device: str) -> str:
+    """smoke for the digits; else what the device can do."""
+    import torch
+
+    if dataset == "digits":
+        return "smoke"
+    gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    return "fast" if gpu else "laptop"
+
+
+def epochs_begun(s: runs.Setting) -> int:
+    """Finished epochs of an interrupted run; 0 when there is nothing to go on from."""
+    import torch
+
+    files = (paths.cache_dir() / "checkpoints" / s.key).glob("block-*.pt")
+    newest = max(files, key=lambda f: int(f.stem.split("-")[1]), default=None)
+    if newest is None:
+        return 0
+    try:
+        return len(torch.load(newest, map_location="cpu", weights_only=True)["rows"])
+    except Exception:  # whatever is wrong with the file, the recorder says it
+        return 0
+
+
+def announcement(s: runs.Setting, execution: Any, plan: str) -> str:
+    """The resolved setting, where it goes and what happens, before anything happens."""
+    from .. import engine
+    from . import cost
+
+    n = cost.images(s)
+    o = dict(s.options)
+    data = f"{n.train:,} of {n.all:,} images to train on"
+    data += f", {n.val:,} kept as noisy validation" if n.val else ""
+    data += f", {n.trusted:,} trusted" if n.trusted else ""
+    net = (
+        f"{o.pop('network', '?')}, {common.count(o.pop('epochs', 0), 'epoch')}, batches of "
+        f"{o.pop('batch_size', '?')}, {o.pop('precision', '?')}"
+    )
+    how = [
+        engine.hardware(execution.device),
+        *(w for w, on in (("compiled", execution.compile), ("CUDA graph", execution.graph)) if on),
+    ]
+    return f"{s}\n" + common.facts(
+        [
+            ("data", data),
+            ("network", net),
+            ("options", " ".join(f"{k}={common.words_of(v)}" for k, v in o.items())),
+            ("seeds", f"split {s.split_seed}, noise {s.noise_seed}, init {s.init_seed}"),
+            ("device", ", ".join(how)),
+            ("record", common.shown(paths.runs_dir() / s.path)),
+            ("now", plan),
+        ]
+    )
+
+
+def expected(s: runs.Setting, execution: Any, begun: int, timed: bool) -> str:
+    """How long it takes: from the records, or by a short timing when there is time for one."""
+    from . import cost
+
+    share = max(0.0, 1 - begun / max(1, cost.total_epochs(s)))
+    if (known := cost.recorded(s, execution.device)) is not None:
+        like = common.count(known[1], "recorded run")
+        return f"about {common.duration(known[0] * share)} (from {like} like it on this machine)"
+    if timed:
+        o = s.options
+        timing = cost.time_steps(
+            o["network"], s.dataset, o["batch_size"], o["precision"], execution
+        )
+        if (seconds := cost.of_setting(s, timing)) is not None:
+            return f"about {common.duration(seconds * share)} (by a timing of a few steps)"
+    return "not known yet; after the first epoch there is an estimate"
+
+
+# ---------------------------------------------------------------------------------------- progress
+
+
+class Progress:
+    """One line an epoch; on a terminal the line of the epoch under way shows its time."""
+
+    def __init__(self, stream: TextIO, done: int = 0, tick: float = 1.0) -> None:
+        self.stream, self.live, self.tick = stream, stream.isatty(), tick
+        self.epochs = done
+        self.now = f"epoch {done + 1}"
+        self._seconds: list[float] = []
+        self._since = time.monotonic()
+        self._stop, self._writing = threading.Event(), threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Progress:
+        if self.live:
+            self._thread = threading.Thread(target=self._run, daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop ticking and leave the cursor on a fresh line."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+            self._write("\r\x1b[2K")
+
+    def __call__(self, row: Mapping[str, Any]) -> None:
+        self.epochs = int(row["epoch"])
+        k, n, stage = int(row["stage_epoch"]), int(row["stage_epochs"]), str(row["stage"])
+        spent = row["seconds"] + row["seconds_evaluating"]
+        self._seconds.append(spent)
+        line = (
+            f"{stage}  epoch {k:>{len(str(n))}}/{n}  test {common.percent(row['test']):>8}  "
+            f"val {common.percent(row['val']):>8}  loss {row['loss']:.4f}  "
+            f"{common.duration(spent)}"
+        )
+        if k < n:
+            left = (n - k) * statistics.fmean(self._seconds[-5:])
+            line += f"  ETA {common.duration(left)}"
+        self.now = f"{stage}  epoch {k + 1:>{len(str(n))}}/{n}" if k < n else "next stage"
+        self._since = time.monotonic()
+        self._write(("\r\x1b[2K" if self.live else "") + line + "\n")
+
+    def waiting(self) -> None:
+        """Another process trains this very run."""
+        self._write(
+            ("\r\x1b[2K" if self.live else "")
+            + "another process is training this run; waiting for it\n"
+        )
+        self.now = "waiting"
+
+    def _write(self, text: str) -> None:
+        with self._writing:
+            self.stream.write(text)
+            self.stream.flush()
+
+    def _run(self) -> None:
+        for dots in itertools.cycle((".  ", ".. ", "...")):
+            if self._stop.wait(self.tick):
+                return
+            spent = common.duration(time.monotonic() - self._since)
+            self._write(f"\r\x1b[2K{self.now}  {spent} {dots}")
+
+
+# ------------------------------------------------------------------------------------------ result
+
+
+def result(run: runs.Run) -> str:
+    """The four numbers of a run, its time and its place."""
+    seconds = float(run.info.get("seconds", math.nan))
+    each = float(run.info.get("seconds_per_epoch", math.nan))
+    last_ten = min(10, len(run.epochs["test"]))
+    val = run.epochs.get("val")
+    by_val = f"{common.percent(run.by_validation()):>8}"
+    if val is not None and not math.isnan(run.by_validation()):
+        by_val += f"   epoch {max(range(len(val)), key=lambda i: (val[i] == val[i], val[i])) + 1}"
+    test = list(run.epochs["test"])
+    lines = [
+        "test accuracy",
+        f"  last epoch          {common.percent(run.last()):>8}",
+        f"  mean of last {last_ten:<2}     {common.percent(run.mean_last()):>8}",
+        f"  by noisy validation {by_val}",
+        f"  best on test        {common.percent(run.best()):>8}   epoch "
+        f"{test.index(max(test)) + 1}; an oracle, nobody can choose it honestly",
+        f"noise  {common.percent(run.info.get('realised_rate', math.nan))} of the training labels "
+        "are wrong",
+        f"time   {common.duration(seconds)}, {common.duration(each)} an epoch, on "
+        f"{run.info.get('hardware', 'unknown hardware')}",
+        f"record {common.shown(run.folder) if run.folder else 'none'}",
+    ]
+    return "\n".join(lines)

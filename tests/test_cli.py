@@ -1,0 +1,815 @@
+"""The command line: what it prints, refuses, records, and how it ends."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import types
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import REPO
+from noisylabels import __main__ as cli
+from noisylabels import datasets, engine, lab, runs
+from noisylabels.cli import common, cost, doctor, pages, records, train
+from noisylabels.runs import Setting
+
+TINY = ["train", "--method", "cross_entropy", "--rate", "0.6", "--max-samples", "200",
+        "--epochs", "3"]
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A project folder of its own, without CIFAR."""
+    monkeypatch.setenv("NOISYLABELS_HOME", str(tmp_path))
+    monkeypatch.delenv("NOISYLABELS_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def call(home, capsys):
+    """Run a command line: (exit code, standard output, standard error)."""
+
+    def run(*words) -> tuple[int, str, str]:
+        code = cli.main([str(w) for w in words])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+def refused(answer, *words: str) -> None:
+    """Exit code 2, nothing else on stdout, one line on stderr that holds all the words."""
+    code, out, err = answer
+    assert code == 2 and "Traceback" not in err
+    assert err.startswith("noisylabels: ") and err.count("\n") == 1, err
+    for word in words:
+        assert word in err
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+# -------------------------------------------------------------------------------- the command line
+
+
+def test_help_is_quick_because_it_imports_nothing_heavy():
+    heavy = "{'torch', 'papermill', 'sklearn', 'pandas', 'torchvision', 'yaml'}"
+    code = (
+        "import sys\nfrom noisylabels.__main__ import available, main\n"
+        "for words in [[], ['train'], ['runs'], ['page'], ['doctor'], ['runs', 'show'],\n"
+        "              ['runs', 'list'], ['runs', 'compare']]:\n"
+        "    try:\n        main([*words, '--help'])\n"
+        "    except SystemExit as end:\n        assert end.code == 0\n"
+        f"assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(REPO / "lib"), "COLUMNS": "99"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    for command in ("train", "runs", "page", "doctor"):
+        assert re.search(rf"^    {command} ", done.stdout, re.M)
+        assert f"example:\n  noisylabels {command} " in done.stdout
+
+
+def test_version_and_module_name(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--version"])
+    assert end.value.code == 0 and re.fullmatch(r"noisylabels \d.*\n", capsys.readouterr().out)
+
+
+def test_wrong_words_are_refused_with_the_nearest_valid_one(call):
+    refused(
+        call("trian"), "unknown command 'trian' (nearest: 'train'); allowed: train, runs, page"
+    )
+    refused(call(), "required: COMMAND")
+    refused(call("train", "--methd", "gce"), "unknown argument '--methd' (nearest: '--method')")
+    refused(call(*TINY, "--epoch", "3"), "unknown argument '--epoch' (nearest: '--epochs')")
+    refused(call("train"), "required: --method (see `noisylabels train --help`)")
+    refused(call(*TINY, "--rate", "x"), "invalid float value: 'x'")
+    refused(call("runs", "lst"), "unknown action 'lst' (nearest: 'list')")
+    refused(
+        call("doctor", "--download", "cifar11"),
+        "unknown --download 'cifar11'",
+        "cifar10, cifar100",
+    )
+    refused(call("runs", "list", "--budgt", "laptop"), "(nearest: '--budget')")
+
+
+def test_siblings_are_offered_only_when_they_exist(monkeypatch, call):
+    there = set(cli.available())
+    assert {"train", "runs", "page", "doctor"} <= there
+    find = cli.importlib.util.find_spec
+    monkeypatch.setattr(cli.importlib.util, "find_spec",
+                        lambda name: None if name.endswith("bench") else find(name))
+    assert "bench" not in cli.available()
+    monkeypatch.undo()
+    seen = []
+    module = types.ModuleType("noisylabels.bench")
+    module.add_arguments = lambda p: p.add_argument("--n", type=int)
+    module.main = lambda args: seen.append(args.n) or 7
+    monkeypatch.setattr(cli, "available", lambda: {"bench": cli.COMMANDS["bench"]})
+    monkeypatch.setitem(sys.modules, "noisylabels.bench", module)
+    assert cli.main(["bench", "--n", "3"]) == 7 and seen == [3]
+
+
+@pytest.mark.parametrize("error, code, said", [
+    (common.Failed("it broke."), 1, "it broke."), (KeyboardInterrupt(), 130, "stopped."),
+    (OSError(28, "No space left on device"), 1, "No space left on device"),
+    (ModuleNotFoundError("No module named 'yaml'", name="yaml"), 1, "`pip install yaml`"),
+    (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), 1, "smaller network or batch"),
+])
+def test_exit_codes(monkeypatch, call, error, code, said):
+    def fail(args):
+        raise error
+
+    monkeypatch.setattr(records, "main", fail)
+    got, out, err = call("runs")
+    assert (got, out) == (code, "") and said in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [ValueError, RuntimeError, ImportError])
+def test_an_error_that_is_not_ours_keeps_its_traceback(monkeypatch, call, error):
+    def fail(args):
+        raise error("a bug")
+
+    monkeypatch.setattr(records, "main", fail)
+    if error is ImportError:
+        monkeypatch.setattr(cli, "deliberate", lambda e: False)
+    with pytest.raises(error, match="a bug"):
+        call("runs")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(home):
+    """`noisylabels ... | head -0`"""
+    env = {**os.environ, "PYTHONPATH": str(REPO / "lib")}
+    command = [sys.executable, "-m", "noisylabels", "runs"]
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait() == 0
+
+
+# -------------------------------------------------------------------------------- words and tables
+
+
+def test_numbers_in_words():
+    assert [common.duration(s) for s in (0.44, 45, 204, 7560, 345_600, math.nan)] == [
+        "0.4 s", "45 s", "3.4 min", "2.1 h", "4.0 days", "–"]
+    assert common.percent(0.712) == "71.20 %" and common.percent(math.nan) == "–"
+    assert (
+        common.spread(0.712, 0.0031) == "71.20 ± 0.31" and common.spread(0.7, math.nan) == "70.00"
+    )
+    assert common.spread(math.nan, math.nan) == "–"
+    assert common.count(1, "run") == "1 run" and common.count(2000, "run") == "2,000 runs"
+    assert common.size(12.34e9) == "12.3 GB" and common.size(4e6) == "4.0 MB"
+    assert [common.words_of(v) for v in ((1, 2), (), None, 0.5, True, "x")] == [
+        "1,2", "()", "none", "0.5", "True", "x"]
+    assert common.table(("a", "b"), [("x", 1), ("yy", 22)], ("a",)) == (
+        "a    b\n--  --\nx    1\nyy  22")
+
+
+def test_sparkline(monkeypatch):
+    assert common.sparkline([0, 0.5, 1, math.nan]) == "▁▅█"
+    assert common.sparkline([math.nan]) == "" and common.sparkline([2, 2]) == "▁▁"
+    many = common.sparkline(np.linspace(0, 1, 300))
+    assert len(many) == 60 and many[0] == "▁" and many[-1] == "█"
+    monkeypatch.setattr(sys, "stdout", types.SimpleNamespace(encoding="ascii"))
+    assert common.sparkline([0, 1]) == ".@"
+    assert not common.can_show("±")
+
+
+# ------------------------------------------------------------------------------------------- train
+
+
+def test_train_says_what_it_does_records_and_then_loads(call, home):
+    code, out, err = call(*TINY)
+    assert code == 0 and err == "" and "\r" not in out and "\x1b" not in out
+    s = lab.setting("cross_entropy", rate=0.6, epochs=3, max_samples=200)
+    run = runs.lookup(s)
+    place = f"data/runs/digits/symmetric-0.60/cross_entropy/smoke-0-{s.key}"
+    assert out.startswith("cross_entropy on digits, symmetric 60%, smoke budget, seed 0\n")
+    assert "180 of 1,297 images to train on, 20 kept as noisy validation" in out
+    assert "tiny, 3 epochs, batches of 64, float32" in out and "lr=0.05" in out
+    assert f"record      {place}\n" in out and "now         it will be trained" in out
+    assert "not known yet" in out
+    lines = re.findall(r"^train  epoch (\d)/3  test +(\S+) %  val +\S+ %  loss \S+  \S+ s(.*)$",
+                       out, re.M)
+    assert [k for k, _, _ in lines] == ["1", "2", "3"]
+    assert [float(t) for _, t, _ in lines] == pytest.approx(100 * run.epochs["test"], abs=0.006)
+    assert [bool(re.fullmatch(r"  ETA \S+ s", eta)) for _, _, eta in lines] == [True, True, False]
+    end = out.split("test accuracy\n")[1]
+    for name, value in (("last epoch", run.last()), ("mean of last 3", run.mean_last()),
+                        ("by noisy validation", run.by_validation()),
+                        ("best on test", run.best())):
+        assert re.search(rf"^  {name} +{100 * value:.2f} %", end, re.M), name
+    assert "an oracle" in end and f"{100 * run.info['realised_rate']:.2f} % of the training" in end
+    assert end.endswith(f"record {place}\n")
+
+    code, again, _ = call(*TINY)
+    assert code == 0 and "finished on" in again and "it is loaded" in again
+    assert (
+        "epoch 1/3" not in again
+        and again.split("test accuracy")[1] == out.split("test accuracy")[1]
+    )
+
+    code, dry, _ = call(*TINY, "--seed", "1", "--dry-run")
+    assert code == 0 and "(from 1 recorded run like it on this machine)" in dry
+    assert len(runs.find()) == 1
+
+
+def test_an_interrupted_run_goes_on(call, monkeypatch, home):
+    """Ctrl-C in the third epoch; the same command trains that epoch and no other."""
+    starts, set_lr = [], engine.set_lr
+
+    def interrupt(optimiser, lr):
+        starts.append(lr)
+        if len(starts) in (1, 4):
+            signal.raise_signal(signal.SIGINT)
+        set_lr(optimiser, lr)
+
+    monkeypatch.setattr(engine, "set_lr", interrupt)
+    code, out, err = call(*TINY)
+    assert code == 130 and err == ("noisylabels: stopped before the end of the first epoch; the "
+                                   "same command starts it anew.\n")
+    code, out, err = call(*TINY)
+    assert code == 130 and "epoch 2/3" in out and "epoch 3/3" not in out
+    assert err == "noisylabels: stopped after epoch 2; the same command goes on from there.\n"
+    code, out, _ = call("doctor", "--quick")
+    assert code == 0 and "1 run begun and not finished" in out
+    code, out, _ = call(*TINY)
+    assert code == 0 and "begun before: it goes on after epoch 2" in out
+    assert "epoch 2/3" not in out and "epoch 3/3" in out and len(starts) == 5
+    interrupted = runs.find()[0].epochs["loss"]
+    np.testing.assert_array_equal(interrupted, lab.watch(
+        lab.setting("cross_entropy", rate=0.6, epochs=3, max_samples=200))[0].epochs["loss"])
+
+
+def test_a_damaged_checkpoint_is_named(call, home):
+    s = lab.setting("cross_entropy", rate=0.6, epochs=3, max_samples=200)
+    folder = home / "data" / "cache" / "checkpoints" / s.key
+    folder.mkdir(parents=True)
+    (folder / "block-0.pt").write_bytes(b"nonsense")
+    code, out, err = call(*TINY)
+    assert code == 1 and "it will be trained" in out and "delete its folder" in err
+
+
+def test_a_failed_run_says_so_and_is_tried_again_only_on_demand(call):
+    bad = [*TINY, "--set", "lr=1e9", "--set", "momentum=0.99"]
+    code, _, err = call(*bad)
+    assert (
+        code == 1 and "the loss became" in err and "recorded as failed in data/runs/digits" in err
+    )
+    code, out, err = call(*bad)
+    assert code == 1 and "--again trains it once more" in out and "this run failed before" in err
+    code, out, err = call(*bad, "--again")
+    assert code == 1 and "the loss became" in err and "recorded as failed" in err
+    code, out, _ = call("runs", "list", "--failed")
+    assert code == 0 and "the loss became" in out and "1 failed run in data/runs" in out
+    assert "1 failed (--failed lists them)" in call("runs")[1]
+    code, out, _ = call("runs", "show", "cross_entropy")
+    assert code == 0 and "FAILED: the loss became" in out
+    refused(call("runs", "compare"), "1 recorded runs match and none of them is finished")
+
+
+@pytest.mark.parametrize("words, said", [
+    (["--method", "gcee"], "did you mean 'gce'"),
+    (["--method", "gce", "--dataset", "cifar11"], "(nearest: cifar10)"),
+    (["--method", "gce", "--noise", "symetric"], "(nearest: symmetric)"),
+    (["--method", "gce", "--budget", "larptop"], "allowed: smoke, laptop, fast, paper"),
+    (["--method", "gce", "--network", "smal"], "'small'"),
+    (["--method", "gce", "--epochs", "2", "--set", "epochs=3"], "epochs is given twice"),
+    (["--method", "gce", "--set", "q"], "--set takes KEY=VALUE, such as --set lr=0.1, not 'q'"),
+    (["--method", "gce", "--set", "q=1", "--set", "q=2"], "--set q=... is given twice"),
+    (["--method", "gce", "--set", "qq=1"], "unknown option 'qq' (nearest: q)"),
+    (["--method", "gce", "--set", "q=much"], "option 'q' takes float, not 'much'"),
+    (["--method", "gce", "--set", "noise_seed=1"], "use --noise-seed"),
+    (["--method", "gce", "--rate", "1.5"], "outside [0, 1]"),
+    (["--method", "gce", "--epochs", "0"], "epochs must be at least 1"),
+    (["--method", "gce", "--seed", "-1"], "a whole number from 0 on is needed, not -1"),
+    (["--method", "gce", "--max-samples", "3"], "max_samples must be at least 10"),
+    (["--method", "gce", "--device", "tpu"], "allowed: auto, cpu, cuda, cuda:k"),
+    (["--method", "gce", "--device", "cpu", "--graph"], "needs a GPU"),
+])
+def test_bad_values_are_refused(call, words, said):
+    answer = call("train", *words)
+    refused((answer[0], "", answer[2]), said)
+    assert runs.find(finished=False) == []
+
+
+def resolved(*words: str) -> Setting:
+    return train.resolve(cli.parse(["train", "--method", "gce", *words]))
+
+
+def test_budget_and_samples_by_default(monkeypatch):
+    assert resolved().budget == "smoke" and resolved().rate == 0.4
+    s = resolved("--dataset", "cifar10", "--network", "small", "--epochs", "1", "--device", "cpu")
+    assert (s.budget, s.max_samples, s.options["epochs"]) == ("laptop", None, 1)
+    assert cost.images(s) == cost.Images(
+        train=45_000, val=5_000, trusted=0, test=10_000, all=50_000
+    )
+    explicit = resolved("--dataset", "cifar10", "--budget", "laptop")
+    assert explicit.max_samples == 10_000
+    assert resolved("--dataset", "cifar10", "--budget", "laptop", "--max-samples", "0") == (
+        resolved("--dataset", "cifar10", "--device", "cpu"))
+    short = resolved("--dataset", "cifar10", "--max-samples", "500", "--device", "cpu")
+    assert short.max_samples == 500 and short.budget == "laptop"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resolved("--dataset", "cifar10").budget == "fast"
+    assert resolved("--dataset", "cifar10", "--device", "cpu").budget == "laptop"
+
+
+def test_every_argument_reaches_the_setting():
+    s = resolved("--split-seed", "1", "--noise-seed", "2", "--init-seed", "3", "--set", "q=0.5",
+                 "--set", "weight-decay=0", "--trusted-per-class", "2", "--val-fraction", "0.2",
+                 "--noise", "symmetric-exclusive", "--rate", "0.3", "--network", "wrn10-1")
+    assert (s.split_seed, s.noise_seed, s.init_seed) == (1, 2, 3)
+    assert (s.options["q"], s.options["weight_decay"], s.options["network"]) == (
+        0.5,
+        0.0,
+        "wrn10-1",
+    )
+    assert (s.trusted_per_class, s.val_fraction, s.noise, s.rate) == (
+        2,
+        0.2,
+        "symmetric-exclusive",
+        0.3,
+    )
+    assert cost.images(s) == cost.Images(train=1022, val=255, trusted=20, test=500, all=1297)
+    assert resolved("--noise", "none").rate == 0.0
+    human = resolved("--dataset", "cifar10", "--noise", "human-worse", "--device", "cpu")
+    assert human.rate == 1.0
+
+
+def test_counts_agree_with_what_is_trained(home):
+    s = resolved("--trusted-per-class", "2", "--val-fraction", "0.2", "--max-samples", "301")
+    task, truth = lab.prepare(s)
+    n = cost.images(s)
+    assert (n.train, n.val, n.trusted) == (len(task), len(truth.y_val), len(task.trusted[1]))
+    d = datasets.load("digits")
+    assert cost.SIZES["digits"] == (len(d.x_train), len(d.x_test), d.num_classes, d.channels, 8)
+
+
+def test_missing_images_are_no_traceback(call):
+    code, _, err = call("train", "--method", "gce", "--dataset", "cifar10", "--device", "cpu")
+    assert code == 1 and "CIFAR-10 is not in" in err and "doctor --download cifar10" in err
+
+
+def test_a_short_run_on_real_images(call, monkeypatch, data_root):
+    monkeypatch.setenv("NOISYLABELS_DATA", str(data_root))
+    words = ("--method cross_entropy --dataset cifar10 --noise symmetric --rate 0.4 "
+             "--network small --epochs 1 --max-samples 1000 --device cpu")
+    code, out, _ = call("train", *words.split())
+    assert code == 0 and "900 of 50,000 images" in out and "train  epoch 1/1  test" in out
+
+
+ROW = {"stage": "train", "epoch": 4, "stage_epoch": 1, "stage_epochs": 10, "test": 0.5,
+       "val": math.nan, "loss": 1.25, "seconds": 2.0, "seconds_evaluating": 1.0}
+
+
+def test_a_terminal_gets_a_line_that_moves():
+    screen = Terminal()
+    with train.Progress(screen, done=3, tick=0.005) as progress:
+        while "epoch 4  " not in screen.getvalue():  # the first epoch shows its time already
+            time.sleep(0.005)
+        progress({**ROW, "stage": "warm-up"})
+        while "warm-up  epoch  2/10  " not in screen.getvalue():
+            time.sleep(0.005)
+    text = screen.getvalue()
+    assert "\r\x1b[2Kwarm-up  epoch  1/10  test  50.00 %  val        –  loss 1.25" in text
+    assert text.endswith("\r\x1b[2K") and progress.epochs == 4
+
+
+def test_a_log_gets_plain_lines():
+    log = io.StringIO()
+    with train.Progress(log, tick=0.001) as progress:
+        progress.waiting()
+        progress(ROW)
+        progress({**ROW, "epoch": 5, "stage_epoch": 10})
+    assert log.getvalue() == (
+        "another process is training this run; waiting for it\n"
+        "train  epoch  1/10  test  50.00 %  val        –  loss 1.2500  3.0 s  ETA 27 s\n"
+        "train  epoch 10/10  test  50.00 %  val        –  loss 1.2500  3.0 s\n")
+
+
+def test_threads(monkeypatch):
+    used = []
+    monkeypatch.setattr(torch, "set_num_threads", used.append)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    common.set_threads(None)
+    common.set_threads(3)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    common.set_threads(None)
+    assert used == [3, 1]
+
+
+# -------------------------------------------------------------------------------------------- runs
+
+
+def record(seed: int = 0, tests=(0.5, 0.8, 0.7), val=(0.1, 0.3, 0.2), **changes) -> runs.Run:
+    values = dict(method="gce", dataset="digits", noise="symmetric", rate=0.4, budget="smoke",
+                  options={"q": 0.7, "network": "tiny", "epochs": 3}, split_seed=seed,
+                  noise_seed=seed, init_seed=seed)
+    rows = [{"stage": "train", "epoch": i + 1, "test": t, "val": v, "loss": 1.0, "lr": 0.05,
+             "seconds": 2.0, "seconds_evaluating": 0.5}
+            for i, (t, v) in enumerate(zip(tests, val, strict=True))]
+    info = {"status": "finished", "realised_rate": 0.36, "seconds": 120.0 + seed, "epochs": 3,
+            "seconds_per_epoch": 2.0, "hardware": "abacus", "versions": {"torch": "2"},
+            "samples": 1167, "validation": 130, "trusted": 0, "commit": "abc", "date": "today"}
+    return runs.save(Setting(**{**values, **changes}), info, rows)
+
+
+def test_runs_list_filters_and_counts(call):
+    code, out, _ = call("runs", "list")
+    assert (code, out) == (0, "0 runs in data/runs\n")
+    one, two = record(), record(1, method="mixup", dataset="cifar10", budget="laptop", rate=0.8)
+    code, out, _ = call("runs")
+    lines = out.splitlines()
+    assert lines[0].split() == ["dataset", "noise", "rate", "method", "budget", "seed", "epochs",
+                                "last", "mean10", "by", "val", "best*", "time", "name"]
+    assert lines[2].split() == ["cifar10", "symmetric", "0.80", "mixup", "laptop", "1", "3",
+                                "70.00", "66.67", "80.00", "80.00", "2.0", "min", two.setting.key]
+    assert lines[-1] == "2 runs in data/runs"
+    for words in (("--method", "gce"), ("--dataset", "digits"), ("--budget", "smoke"),
+                  ("--rate", "0.4")):
+        out = call("runs", *words)[1]
+        assert one.setting.key in out and two.setting.key not in out and "1 run in" in out
+    refused(call("runs", "--method", "mixupp"), "unknown method 'mixupp' (nearest: 'mixup')")
+    refused(
+        call("runs", "--budget", "smok"), "(nearest: 'smoke'); allowed: fast, laptop, paper, smoke"
+    )
+    refused(call("runs", "--noise", "asymmetric"), "(nearest: 'symmetric')")
+
+
+def test_runs_show(call):
+    run = record()
+    code, out, _ = call("runs", "show", run.setting.key)
+    assert code == 0 and "gce on digits, symmetric 40%, smoke budget, seed 0" in out
+    assert "q=0.7" in out and "36.00 % (nominal 40%)" in out and "commit abc, today" in out
+    assert "1,167 trained on, 130 for noisy validation, 0 trusted" in out
+    assert "by noisy validation  80.00 %   epoch 2" in out and "abacus" in out
+    assert "test            ▁█▆  50.00 to 70.00" in out
+    assert re.search(r"^train +2 +80.00 +30.00 +1 +0.05 +2$", out, re.M)
+    refused(call("runs", "show", "smoke-7-12345678"), "0 runs match", "the nearest is digits/")
+
+
+def test_a_long_table_is_thinned(call):
+    record(tests=np.linspace(0.1, 0.9, 40), val=[math.nan] * 40)
+    out = call("runs", "show", "gce")[1]
+    assert "15 of 40 epochs; --epochs shows all" in out and "by noisy validation        –\n" in out
+    assert re.search(r"^train +1 +10.00 ", out, re.M) and re.search(
+        r"^train +40 +90.00 ", out, re.M
+    )
+    everything = call("runs", "show", "gce", "--epochs")[1]
+    assert len(re.findall(r"^train ", everything, re.M)) == 40 and "of 40 epochs" not in everything
+
+
+def test_compare_takes_means_over_seeds_and_never_mixes_budgets(call):
+    record(0, tests=(0.5, 0.8, 0.7)), record(1, tests=(0.5, 0.8, 0.9))
+    record(0, tests=(0.1, 0.2, 0.3), options={"q": 0.5, "network": "tiny", "epochs": 3})
+    record(2, tests=(0.1, 0.2, 0.6), val=[math.nan] * 3, budget="laptop")
+    code, out, _ = call("runs", "compare")
+    assert code == 0
+    smoke, laptop = out.split("laptop budget\n")
+    assert smoke.startswith("smoke budget\n")
+    # 0.7 and 0.9: mean 80, sample std sqrt(0.02) = 14.14; by val: epoch 2 of both
+    assert re.search(r"gce +2 +36.00 +80.00 ± 14.14 +70.00 ± 4.71 +80.00 ± 0.00 +85.00 ± 7.07 +"
+                     r"2.0 min +q=0.7$", smoke, re.M)
+    assert re.search(r"gce +1 +36.00 +30.00 +20.00 +20.00 +30.00 +2.0 min +q=0.5$", smoke, re.M)
+    assert re.search(r"gce +1 +36.00 +60.00 +30.00 +– +60.00 +2.0 min$", laptop, re.M)
+    assert "options" not in laptop and "sample standard deviation over n seeds" in laptop
+    out = call("runs", "compare", "smoke-0", "smoke-1", "--dataset", "digits")
+    refused(out, "names of runs or filters")
+
+
+def test_compare_by_name_or_filter(call):
+    a, b = record(0), record(1)
+    named = call("runs", "compare", a.setting.key, b.setting.key, a.setting.key)[1]
+    assert named == call("runs", "compare", "--method", "gce", "--rate", "0.4")[1]
+    runs.save(Setting("gce", "digits", "symmetric", 0.4, "smoke", split_seed=9),
+              {"status": "failed", "why": "x"}, [])
+    assert "1 failed run left out" in call("runs", "compare")[1]
+    code, out, _ = call("runs", "show", "smoke-9.0.0")
+    assert code == 0 and "FAILED: x" in out and "not recorded trained on" in out
+    refused(call("runs", "compare", "--rate", "0.5"), "nothing to compare: 0 recorded runs match")
+
+
+def test_a_damaged_record_is_named(call):
+    run = record()
+    (run.folder / "run.json").write_text("{")
+    code, _, err = call("runs")
+    assert code == 1 and "is damaged" in err and "delete that folder" in err
+    code, out, err = call("doctor", "--quick")
+    assert (
+        code == 1 and "BROKEN" in out and "1 thing to mend:" in err and "delete that folder" in err
+    )
+
+
+# ------------------------------------------------------------------------------------------- pages
+
+PARAMETERS = """seed: int = 0  # of all draws
+rate = 0.4  # share, 0.4 = 40 %
+budget = 'smoke'
+rates = [0.2, 0.4]
+methods = ['gce']
+cap: int | None = None
+anything = None
+fast = False
+grid: "list[float]" = [
+    0.1, 1.0]
+made = rate * 2
+"""
+
+
+def notebook(path, *cells, tags=("parameters",)):
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    made = [
+        {"cell_type": "markdown", "metadata": {}, "id": "title", "source": ["# A tiny page\n"]}
+    ]
+    for i, source in enumerate(cells):
+        made.append({"cell_type": "code", "source": source, "outputs": [], "id": f"cell-{i}",
+                     "metadata": {"tags": list(tags) if i == 0 else []},
+                     "execution_count": None})
+    content = {
+        "cells": made,
+        "metadata": {"kernelspec": kernel},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.fixture
+def page(home):
+    return notebook(home / "notebooks" / "tiny.ipynb", PARAMETERS,
+                    "import os\nprint(seed, rate, budget, os.environ['OMP_NUM_THREADS'])",
+                    "assert rate < 1, 'the rate is too large.'")
+
+
+def test_pages_and_their_parameters_are_listed(call, page, home):
+    assert call("page", "--list")[1].splitlines()[-1] == "tiny  A tiny page"
+    code, out, _ = call("page", "tiny", "--help-parameters")
+    table = [re.split(r" {2,}", line) for line in out.splitlines()[2:]]
+    assert code == 0 and table == [
+        ["seed", "int", "0", "of all draws"], ["rate", "float", "0.4", "share, 0.4 = 40 %"],
+        ["budget", "str", "'smoke'"], ["rates", "list[float]", "[0.2, 0.4]"],
+        ["methods", "list[str]", "['gce']"], ["cap", "int or None", "None"],
+        ["anything", "any", "None"], ["fast", "bool", "False"],
+        ["grid", "list[float]", "[0.1, 1.0]"], ["made", "any", "rate * 2"]]
+    notebook(home / "notebooks" / "bare.ipynb", "x = 1", tags=())
+    assert call("page", "bare", "--help-parameters")[1] == "bare.ipynb has no parameters.\n"
+    page.unlink(), (home / "notebooks" / "bare.ipynb").unlink()
+    assert call("page", "--list")[1] == "no notebooks in notebooks\n"
+
+
+@pytest.mark.parametrize("given, value", [
+    (("seed", "-3"), -3), (("rate", "1"), 1.0), (("rate", "1e-5"), 1e-5), (("budget", "7"), "7"),
+    (("rates", "[1, 0.5]"), [1.0, 0.5]), (("rates", "(0.1,)"), [0.1]), (("cap", "none"), None),
+    (("cap", "7"), 7), (("anything", "{'a': 1}"), {"a": 1}), (("anything", "word"), "word"),
+    (("fast", "True"), True), (("grid", "[]"), []), (("methods", "['a', 'b']"), ["a", "b"]),
+])
+def test_parameters_are_read_as_their_type(page, given, value):
+    read = pages.checked([list(given)], pages.parameters_of(page), page)[given[0]]
+    assert read == value and type(read) is type(value)
+
+
+@pytest.mark.parametrize("given, said", [
+    (("sead", "3"), "tiny has no parameter 'sead' (nearest: 'seed'); allowed: seed, rate, budget"),
+    (("seed", "3.5"), "parameter 'seed' takes int, such as 3, not '3.5' (default 0)"),
+    (("rate", "high"), "takes float, such as 0.4, not 'high'"),
+    (("fast", "1"), "takes bool, true or false, not '1'"),
+    (("rates", "0.3"), "takes list of float, such as [0.2, 0.4], not '0.3'"),
+    (("rates", "[0.3, 'a']"), "takes list of float"), (("grid", "[True]"), "takes list of float"),
+    (("cap", "many"), "takes int, such as 3 or None, not 'many'"),
+])
+def test_wrong_parameters_are_refused_before_anything_runs(call, page, home, given, said):
+    refused(call("page", "tiny", "-p", *given), said)
+    assert not (home / "_build").exists()
+
+
+def test_wrong_pages_are_refused(call, page, home):
+    refused(call("page", "tinny"), "unknown page 'tinny' (nearest: 'tiny')")
+    refused(call("page", "else/tinny.ipynb"), "no notebook else/tinny.ipynb (nearest: 'tiny')")
+    refused(call("page"), "`noisylabels page --list` lists them")
+    refused(call("page", "tiny", "-o", "x.html"), "must be named *.ipynb")
+    refused(call("page", "tiny", "-o", "notebooks/tiny.ipynb"), "must not be the notebook itself")
+    notebook(home / "bare.ipynb", "x = 1", tags=())
+    refused(call("page", "bare.ipynb", "-p", "x", "2"), "no cell tagged `parameters`")
+    (home / "text.ipynb").write_text("no json")
+    refused(call("page", "text.ipynb"), "is not a notebook")
+    notebook(home / "magic.ipynb", "%pip install x")
+    refused(call("page", "magic.ipynb", "-p", "x", "2"), "is not plain Python")
+
+
+def test_a_page_runs_with_its_parameters(call, page, home):
+    code, out, err = call(
+        "page", "tiny", "-p", "seed", "3", "-p", "rate", "1e-5", "-p", "cap", "7"
+    )
+    assert (code, err) == (0, "") and "\r" not in out
+    name = "_build/pages/tiny-cap-7-rate-1e-05-seed-3.ipynb"
+    assert out.startswith("running tiny with seed=3, rate=1e-05, cap=7\ndone in ")
+    assert out.endswith(f": {name}\n")
+    ran = json.loads((home / name).read_text())
+    said = "".join(o["text"][0] for c in ran["cells"] for o in c.get("outputs", []))
+    assert said == "3 1e-05 smoke 1\n"
+    assert ran["metadata"]["papermill"]["output_path"] == str(home / name)
+    assert os.listdir(home / "_build" / "pages") == [name.rsplit("/")[-1]]
+
+
+def test_a_failing_page_leaves_the_earlier_one(call, page, home):
+    (home / "out.ipynb").write_text("earlier")
+    code, out, err = call("page", "tiny", "-p", "rate", "2", "-o", "out.ipynb")
+    assert code == 1 and "done" not in out
+    assert err == ("noisylabels: tiny failed in code cell 4 of 4 with AssertionError: the rate is "
+                   "too large; what ran before it is in out.failed.ipynb.\n")
+    assert (home / "out.ipynb").read_text() == "earlier"
+    assert sorted(p.name for p in home.glob("*.ipynb")) == ["out.failed.ipynb", "out.ipynb"]
+
+
+class Papermill:
+    """A process that does not end well."""
+
+    def __init__(self, command, **_):
+        self.returncode, self.out, self.killed = 1, command[4], False
+        Papermill.last = self
+
+    def communicate(self):
+        return None, "Traceback\nNoSuchKernel: python3\n"
+
+    def terminate(self):
+        self.asked = True
+
+    def wait(self, seconds):
+        assert self.asked
+        raise subprocess.TimeoutExpired("papermill", seconds)
+
+    def kill(self):
+        self.killed = True
+
+
+def test_papermill_without_an_output_is_reported(call, page, monkeypatch):
+    monkeypatch.setattr(pages.subprocess, "Popen", Papermill)
+    code, _, err = call("page", "tiny")
+    assert code == 1 and err == "noisylabels: tiny failed (NoSuchKernel: python3).\n"
+    monkeypatch.setattr(pages, "missing", lambda package: True)
+    code, _, err = call("page", "tiny")
+    assert code == 1 and "papermill is not installed" in err
+
+
+def test_an_interrupted_page_leaves_nothing(call, page, home, monkeypatch):
+    def interrupted(self):
+        with open(self.out, "w") as f:
+            f.write("half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Papermill, "communicate", interrupted)
+    monkeypatch.setattr(pages.subprocess, "Popen", Papermill)
+    code, _, err = call("page", "tiny")
+    assert (code, err) == (130, "noisylabels: stopped.\n") and Papermill.last.killed
+    assert os.listdir(home / "_build" / "pages") == []
+
+
+# ------------------------------------------------------------------------------------------ doctor
+
+
+def test_doctor_where_all_is_well(call):
+    code, out, err = call("doctor", "--quick")
+    assert (code, err) == (0, "") and out.endswith("all that is required works\n")
+    assert f"python      {sys.version.split()[0]}" in out and f"torch {torch.__version__}" in out
+    assert "digits: 1,297 + 500 images" in out and "cifar10: not here" in out
+    assert "0 finished runs, 0 failed, in data/runs" in out and "free" in out
+    assert "no run begun" in out and "speed" not in out
+
+
+def test_doctor_verifies_real_images(call, monkeypatch, data_root):
+    monkeypatch.setenv("NOISYLABELS_DATA", str(data_root))
+    monkeypatch.setattr(datasets, "NAMES", ("cifar10",))
+    _, out, _ = call("doctor", "--quick")
+    assert "cifar10: 50,000 + 10,000 images, checksums are the official ones" in out
+    if (data_root / "cifar_n").is_dir():
+        assert "human-worse: 40.21 % wrong" in out
+
+
+def test_doctor_names_what_is_broken(call, home, monkeypatch):
+    (home / "data" / "datasets" / "cifar-10-batches-bin").mkdir(parents=True)
+    version = doctor.importlib.metadata.version
+
+    def absent(name):
+        if name in ("scikit-learn", "hnswlib"):
+            raise doctor.importlib.metadata.PackageNotFoundError(name)
+        return "99" if name == "numpy" else version(name)
+
+    monkeypatch.setattr(doctor.importlib.metadata, "version", absent)
+    monkeypatch.setattr(doctor, "_declared", lambda: {"numpy": ">=2,<3", "scikit-learn": ">=1.6"})
+    monkeypatch.setattr(doctor.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=5e6))
+    code, out, err = call("doctor", "--quick")
+    assert code == 1 and "4 things to mend:" in err
+    assert (
+        "scikit-learn is not installed; `make setup`, or `pip install 'scikit-learn>=1.6'`" in err
+    )
+    assert (
+        "data_batch_1.bin" in err and "cannot be written to" in err and "only 5.0 MB free" in err
+    )
+    assert "hnswlib: not installed, so neighbours use the exact search" in out
+    assert "numpy 99 (outside the tested range >=2,<3)" in out and "works" not in out
+
+
+def test_doctor_without_torch_stops_early(call, monkeypatch):
+    find = doctor.importlib.util.find_spec
+    monkeypatch.setattr(doctor.importlib.util, "find_spec",
+                        lambda name, *a: None if name == "torch" else find(name, *a))
+    code, out, _ = call("doctor")
+    assert code == 1 and "nothing else can be looked at without torch" in out
+
+
+def test_doctor_downloads(call, home, monkeypatch):
+    def offline(name):
+        raise ConnectionError(f"{name} could not be downloaded")
+
+    monkeypatch.setattr(datasets, "download", offline)
+    code, out, err = call("doctor", "--download", "cifar10", "--quick")
+    assert code == 1 and "fetching cifar10 into data/datasets" in out
+    assert err == "noisylabels: cifar10 could not be downloaded\n"
+
+
+def test_torchvision_that_does_not_import_is_only_noted(monkeypatch):
+    from noisylabels import _torchvision
+
+    def fail():
+        raise RuntimeError("no nms\nmore")
+
+    monkeypatch.setattr(_torchvision, "import_torchvision", fail)
+    assert "its import fails (no nms)" in doctor._torchvision_state()
+
+
+def test_ranges_of_versions(monkeypatch):
+    assert doctor._outside("2.13.0+cpu", ">=2.11,<2.14") == "" and doctor._outside("1", "") == ""
+    assert doctor._outside("2.14", ">=2.11,<2.14") == " (outside the tested range >=2.11,<2.14)"
+    monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name: [
+        "torch<2.14,>=2.11", 'hnswlib<0.9,>=0.8; extra == "knn"', "x[all] (>=1)"])
+    assert doctor._declared() == {"torch": "<2.14,>=2.11", "hnswlib": "<0.9,>=0.8", "x": "(>=1)"}
+
+
+def test_doctor_tells_what_a_run_costs(call, monkeypatch):
+    seen = []
+
+    def timing(network, dataset, batch_size, precision, execution, seconds=1.0):
+        seen.append((network, dataset))
+        return cost.Timing(network, 1e-3, *cost.SIZES[dataset][3:])
+
+    monkeypatch.setattr(cost, "time_steps", timing)
+    record(options=lab.setting("gce").options, val_fraction=0.1)
+    monkeypatch.setattr(engine, "hardware", lambda device: "abacus")
+    code, out, _ = call("doctor")
+    assert code == 0 and seen == [("tiny", "digits"), ("small", "cifar10")]
+    assert "tiny: 1,000 training images a second, batches of 64, on abacus" in out
+    table = {line.split()[0]: line for line in out.split("what one run costs")[1].splitlines()[2:]
+             if line.strip()}
+    s = lab.setting("cross_entropy")
+    by_hand = s.options["epochs"] * (1167 + (500 + 1167 + 130) / 3) * 1e-3
+    assert common.duration(by_hand) + " ~" in table["cross_entropy"]
+    assert re.match(r"gce +20.0 min ", table["gce"]), "three epochs in 120 s, so thirty in 20 min"
+    assert "fast and paper scaled by counted operations" in out
+
+
+def test_costs_follow_the_counted_operations():
+    # stem and stages of the tiny network grow with the number of pixels
+    assert cost.operations("tiny", 1, 16) / cost.operations("tiny", 1, 8) == pytest.approx(
+        4, rel=0.01
+    )
+    timing = cost.Timing("tiny", 1e-3, 1, 8)
+    assert timing.of("tiny", 1, 8) == pytest.approx(1e-3)
+    assert 50 < timing.of("resnet34", 3, 32) / 1e-3 < 50_000
+    s = lab.setting("cross_entropy")
+    twice = lab.setting("cross_entropy", epochs=2 * s.options["epochs"])
+    assert cost.of_setting(twice, timing) == pytest.approx(2 * cost.of_setting(s, timing))
+
+
+def test_a_timing_takes_at_least_two_steps():
+    timing = cost.time_steps("tiny", "digits", 8, "float32", engine.Execution("cpu"), seconds=0.0)
+    assert timing.network == "tiny" and 0 < timing.seconds < 1
+
+
+def test_an_unknown_factor_is_said(monkeypatch, home):
+    monkeypatch.delitem(cost.FACTORS, "gce")
+    s = lab.setting("gce")
+    assert cost.of_setting(s, cost.Timing("tiny", 1.0, 1, 8)) is None
+    args = argparse.Namespace(device="cpu")
+    monkeypatch.setattr(cost, "time_steps", lambda *a: cost.Timing("tiny", 1.0, 1, 8))
+    assert "not known yet" in train.expected(s, args, 0, timed=True)
+    monkeypatch.setitem(cost.FACTORS, "gce", 1.0)
+    assert "by a timing of a few steps" in train.expected(s, args, 0, timed=True)
