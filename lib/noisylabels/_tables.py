@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -185,6 +186,22 @@ def markup(caption: str, header: Sequence[str], rows: Iterable[Sequence[str]],
     top = f"<caption>{caption}</caption>" if caption else ""
     return (f'{STYLE}<div class="nl-scroll" tabindex="0"><table class="nl">{top}<thead><tr>{head}'
             f"</tr></thead><tbody>{body}</tbody></table></div>")
+
+
+def plain_table(header: Sequence[str], rows: Iterable[Sequence[object]], *,
+                caption: str = "") -> Html:
+    """A table of texts, a row a sequence. Columns of numbers have even figures; nothing in a cell
+    is read as HTML. Raises ValueError for a row of another length than the header."""
+    raw = [[str(cell) for cell in row] for row in rows]
+    words = [[html.escape(cell) for cell in row] for row in raw]
+    if any(len(row) != len(header) for row in words):
+        raise ValueError(f"every row must have {len(header)} cells, as the header has.")
+    number = re.compile(r"[-+\u2013]?[\d.,]*( \u00b1 [\d.]+)?( %)?")
+    names = [html.escape(name) for name in header]
+    kinds = {name: "num" for i, name in enumerate(names)
+             if all(number.fullmatch(row[i]) for row in words)}
+    text = "; ".join(", ".join(row) for row in raw)
+    return Html(markup(html.escape(caption), names, words, kinds), text)
 
 
 def plus_minus(pair: Pair, n: int, digits: int = 1) -> str:

@@ -21,7 +21,16 @@ from typing import Any
 import numpy as np
 
 from . import mixtures
-from ._tables import METHODS, Html, Summary, name_of, summaries, summary_table, table
+from ._tables import (
+    METHODS,
+    Html,
+    Summary,
+    name_of,
+    plain_table,
+    summaries,
+    summary_table,
+    table,
+)
 from .runs import Run
 
 BLUE, VERMILLION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#8C8C8C"
@@ -447,6 +456,6 @@ def _array(x: Any) -> np.ndarray:
 __all__ = [
     "BLUE", "CLASSES", "COLUMNS", "GREEN", "GREY", "METHODS", "ROLES", "VERMILLION", "Html",
     "Summary", "axes", "bars", "colour_of", "embedding", "image_grid", "learning_curves",
-    "loss_histogram", "memorisation", "name_of", "show", "stack", "style", "summaries",
-    "summary_table", "table", "transition_heatmap",
+    "loss_histogram", "memorisation", "name_of", "plain_table", "show", "stack", "style",
+    "summaries", "summary_table", "table", "transition_heatmap",
 ]  # fmt: skip
