@@ -8,20 +8,15 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    FakeTensorMode,
-    unset_fake_temporarily,
-)
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
+import guards
 from conftest import REPO
-from noisylabels import engine, lab, methods, networks, objectives, runs, views
+from noisylabels import engine, lab, methods, objectives, runs, views
 from noisylabels.engine import Recipe
 from noisylabels.recorder import Recorder, Truth
 
@@ -301,58 +296,12 @@ def test_an_unwritable_store_is_a_clear_error(home):
 # -------------------------------------------------------------------------------------- guards
 
 
-class Count(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.ops = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.ops += not func.is_view
-        return func(*args, **(kwargs or {}))
+BASELINES = ["cross_entropy", "mixup", "gce", "elr"]
 
 
-def a_task(n: int = 64, channels: int = 1, side: int = 8) -> engine.Task:
-    return engine.Task(images=torch.zeros(n, channels, side, side, dtype=torch.uint8),
-                       y_given=torch.arange(n) % 10, num_classes=10, mean=(0.3,) * channels,
-                       std=(0.4,) * channels, weak=views.Weak(pad=1, flip=False),
-                       strong=views.RandAugment.fixmatch())
-
-
-def one_epoch(method: str, task: engine.Task, batch_size: int) -> None:
-    """The method's own loop for one epoch, with a recorder that only counts losses."""
-
-    class Silent:
-        def epochs(self, count, *state, **_):
-            yield 1
-
-        def loss(self, value):
-            assert value.shape == ()
-
-        def targets(self, values):
-            pass
-
-    s = methods.get(method).Settings(network="tiny", epochs=1, batch_size=batch_size)
-    methods.get(method).train(task, s, Silent())
-
-
-@pytest.mark.parametrize("method", ["cross_entropy", "mixup", "gce", "elr"])
+@pytest.mark.parametrize("method", BASELINES)
 def test_an_epoch_never_waits_for_the_host(method, monkeypatch):
-    """Under fake tensors every hidden read (.item(), a boolean index, nonzero) is an error."""
-
-    def start(s, task, *, salt=0):  # as engine.start, with fake weights
-        with unset_fake_temporarily():
-            net = networks.build(s.network, task.num_classes, task.images.shape[1], seed=salt)
-        for module in net.modules():
-            for table in (module._parameters, module._buffers):
-                for name, value in table.items():
-                    if value is not None:
-                        fake = mode.from_tensor(value.data)
-                        table[name] = torch.nn.Parameter(fake) if value.requires_grad else fake
-        return net, engine.sgd(net.parameters(), s, task)
-
-    monkeypatch.setattr(engine, "start", start)
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        one_epoch(method, a_task(), 32)
+    guards.no_hidden_reads(method, monkeypatch)
 
 
 def test_the_guard_above_sees_a_hidden_read():
@@ -360,43 +309,14 @@ def test_the_guard_above_sees_a_hidden_read():
         torch.rand(3).sum().item()
 
 
-@pytest.mark.parametrize("method", ["cross_entropy", "mixup", "gce", "elr"])
+@pytest.mark.parametrize("method", BASELINES)
 def test_operations_do_not_grow_with_the_batch(method):
-    counts = []
-    for n in (8, 64):
-        with Count() as count:
-            one_epoch(method, a_task(n), n)
-        counts.append(count.ops)
-    assert counts[0] == counts[1]
+    guards.no_loop_over_samples(method)
 
 
-@pytest.mark.parametrize("method", ["cross_entropy", "mixup", "gce", "elr"])
+@pytest.mark.parametrize("method", BASELINES)
 def test_compiled_and_eager_agree(method, monkeypatch):
-    """torch.compile without its code generator: the same graph, traced; equal losses."""
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    found = []
-    for compiled in (False, True):
-        task = a_task()
-        task.images.copy_(torch.randint(0, 256, task.images.shape, dtype=torch.uint8,
-                                        generator=torch.Generator().manual_seed(1)))
-        if compiled:
-            task.execution = engine.Execution("cpu", compile=True)
-        got: list[float] = []
-
-        class Log:
-            def epochs(self, count, *state, **_):
-                yield from range(1, 3)
-
-            def loss(self, value, got=got):
-                got.append(float(value))
-
-            def targets(self, values):
-                pass
-
-        s = methods.get(method).Settings(network="tiny", epochs=2, batch_size=32)
-        methods.get(method).train(task, s, Log())
-        found.append(got)
-    np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
+    guards.compiled_agrees(method, monkeypatch, epochs=2)
 
 
 def test_execution_refuses_what_is_not_there():
@@ -427,7 +347,7 @@ def test_weight_average_follows_tensorflows_warm_up():
 
 
 def test_batches_visit_each_sample_once_and_draw_views_per_sample():
-    task = a_task(100)
+    task = guards.a_task(100)
     task.images.copy_(torch.arange(100, dtype=torch.uint8).view(-1, 1, 1, 1).expand(100, 1, 8, 8))
     index = torch.cat([i for i, _ in task.batches(32)])
     assert index.sort().values.tolist() == list(range(100)) and index.tolist() != list(range(100))

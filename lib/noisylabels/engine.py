@@ -203,7 +203,7 @@ class Task:
         if drop_last:
             index = index[: len(index) // batch_size * batch_size]
         draws = self.rng(f"{stream}-views")
-        ahead = 50_000 if self.device.type == "cuda" else 4_096
+        ahead = 50_000 if self.device.type == "cuda" else 512  # a CPU works best in its caches
         for chunk in index.split(max(1, ahead // batch_size) * batch_size):
             seen = source[chunk]
             made = [view(seen, draws) for view in wanted or (self.weak,)]
@@ -211,11 +211,17 @@ class Task:
                 part = slice(k, k + batch_size)
                 yield chunk[part], *(self.normalise(x[part]) for x in made)
 
+    def look(self, index: Tensor, view: views.View | None = None, *, stream: str = "look"
+             ) -> Tensor:
+        """A fresh, normalised view (default: weak) of the samples `index` (B,), outside a pass."""
+        return self.normalise((view or self.weak)(self.images[index], self.rng(stream)))
+
 
 # -------------------------------------------------------------------------------- nets and steps
 
 
-def start(s: Recipe, task: Task, *, salt: int = 0) -> tuple[nn.Module, torch.optim.SGD]:
+def start(s: Recipe, task: Task, *, salt: int = 0
+          ) -> tuple[networks.Network, torch.optim.SGD]:
     """A fresh network of the recipe on the task's device, and its SGD optimiser.
 
     `salt` makes the second, third, ... network of a run differ from the first.
@@ -347,7 +353,7 @@ class WeightAverage:
 
 
 @torch.no_grad()
-def outputs(net: nn.Module, task: Task, images: Tensor | None = None, *, features: bool = False,
+def outputs(net: networks.Network, task: Task, images: Tensor | None = None, *, features: bool = False,
             view: views.View | None = None, batch_size: int | None = None
             ) -> tuple[Tensor, Tensor | None]:
     """Logits (N, C) and, when asked, features (N, D) of every image, in evaluation mode, float32.
@@ -364,8 +370,8 @@ def outputs(net: nn.Module, task: Task, images: Tensor | None = None, *, feature
         if view is not None:
             x = view(x, task.rng("pass-views"))
         with task.autocast():
-            f = net.features(task.normalise(x))  # type: ignore[operator]
-            z = net.head(f)  # type: ignore[operator]
+            f = net.features(task.normalise(x))
+            z = net.head(f)
         logits.append(z.float())
         if features:
             feats.append(f.float())
@@ -373,7 +379,7 @@ def outputs(net: nn.Module, task: Task, images: Tensor | None = None, *, feature
     return torch.cat(logits), torch.cat(feats) if features else None
 
 
-def losses(net: nn.Module, task: Task, labels: Tensor | None = None, *,
+def losses(net: networks.Network, task: Task, labels: Tensor | None = None, *,
            view: views.View | None = None) -> Tensor:
     """Cross entropy (N,) of every training sample against `labels` (default: as given)."""
     logits, _ = outputs(net, task, view=view)

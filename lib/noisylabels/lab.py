@@ -198,7 +198,8 @@ def prepare(s: Setting, execution: engine.Execution | None = None) -> tuple[engi
 
 def strong_view(data: datasets.Dataset) -> views.View:
     """RandAugment as in FixMatch after the weak view, then cutout of half the side."""
-    return views.Chain((views.Weak(pad=data.pad, flip=data.flip), views.RandAugment.fixmatch()))
+    return views.Chain((views.Weak(pad=data.pad, flip=data.flip), views.RandAugment.fixmatch(),
+                        views.Cutout.fixmatch(size=data.image_size // 2)))
 
 
 def _noise_arguments(s: Setting, data: datasets.Dataset, chosen: Tensor, noisy: Tensor
@@ -242,6 +243,8 @@ def run(s: Setting, *, execution: engine.Execution | None = None, progress: Prog
             methods.get(s.method).train(task, settings_of(s), log)
         except TrainingFailed as error:
             runs.save(s, {**info, "status": "failed", "why": str(error)}, log.rows)
+            log.finish()
+            shutil.rmtree(checkpoints, ignore_errors=True)
             raise
         finally:
             log.finish()

@@ -1,0 +1,111 @@
+"""What every method is held to without a GPU: no hidden waiting, no loop over samples, one maths.
+
+Each check runs the method's own loop: under fake tensors, where every hidden read of a value
+(`.item()`, a boolean index, `nonzero`) is an error; at two batch sizes, counting dispatched
+operations; compiled and eager, comparing losses.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from noisylabels import engine, methods, networks, views
+
+
+class Count(TorchDispatchMode):
+    """Counts dispatched operations that do work."""
+
+    def __init__(self):
+        super().__init__()
+        self.ops = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.ops += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+class Losses:
+    """A recorder that only keeps the losses."""
+
+    def __init__(self):
+        self.got: list[torch.Tensor] = []
+
+    def epochs(self, count, *state, **_):
+        yield from range(1, count + 1)
+
+    def loss(self, value):
+        assert value.shape == ()
+        self.got.append(value)
+
+    def note(self, **_):
+        pass
+
+    def p_clean(self, values, suffix=""):
+        assert values.dim() == 1
+
+    def targets(self, values, suffix=""):
+        assert values.dim() == 2
+
+    def signal(self, name, values):
+        pass
+
+
+def a_task(n: int = 64, trusted: int = 0, **changes) -> engine.Task:
+    """A small task of random one-channel images, labels 0, 1, 2, ..."""
+    draw = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (n, 1, 8, 8), dtype=torch.uint8, generator=draw)
+    values = dict(images=images, y_given=torch.arange(n) % 10, num_classes=10, mean=(0.3,),
+                  std=(0.4,), weak=views.Weak(pad=1, flip=False),
+                  strong=views.RandAugment.fixmatch())
+    if trusted:
+        values["trusted"] = (images[:trusted].clone(), torch.arange(trusted) % 10)
+    return engine.Task(**{**values, **changes})
+
+
+def run(method: str, task: engine.Task, **settings) -> list[torch.Tensor]:
+    """The losses of the method's own loop, one tensor a step."""
+    module, log = methods.get(method), Losses()
+    s = module.Settings(**{"network": "tiny", "epochs": 1, "batch_size": 32, **settings})
+    module.train(task, s, log)
+    return log.got
+
+
+def no_hidden_reads(method: str, monkeypatch, trusted: int = 0, **settings) -> None:
+    def start(s, task, *, salt=0):  # as engine.start, with fake weights
+        with unset_fake_temporarily():
+            net = networks.build(s.network, task.num_classes, task.images.shape[1], seed=salt)
+        for module in net.modules():
+            for table in (module._parameters, module._buffers):
+                for name, value in table.items():
+                    if value is not None:
+                        fake = mode.from_tensor(value.data)
+                        table[name] = torch.nn.Parameter(fake) if value.requires_grad else fake
+        return net, engine.sgd(net.parameters(), s, task)
+
+    monkeypatch.setattr(engine, "start", start)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert run(method, a_task(trusted=trusted), **settings)
+
+
+def no_loop_over_samples(method: str, trusted: int = 0, **settings) -> None:
+    counts = []
+    for n in (32, 96):
+        task = a_task(n, trusted=trusted)
+        with Count() as count:
+            run(method, task, **{**settings, "batch_size": n})
+        counts.append(count.ops)
+    assert counts[0] == counts[1] > 0
+
+
+def compiled_agrees(method: str, monkeypatch, trusted: int = 0, rtol: float = 1e-5,
+                    **settings) -> None:
+    """torch.compile without its code generator: the same graph, traced."""
+    plain = run(method, a_task(trusted=trusted), **settings)
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f: compile_(f, backend="aot_eager"))
+    task = a_task(trusted=trusted, execution=engine.Execution("cpu", compile=True))
+    traced = run(method, task, **settings)
+    np.testing.assert_allclose(torch.stack(plain), torch.stack(traced), rtol=rtol)
