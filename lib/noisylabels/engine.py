@@ -353,8 +353,8 @@ class WeightAverage:
 
 
 @torch.no_grad()
-def outputs(net: networks.Network, task: Task, images: Tensor | None = None, *, features: bool = False,
-            view: views.View | None = None, batch_size: int | None = None
+def outputs(net: networks.Network, task: Task, images: Tensor | None = None, *,
+            features: bool = False, view: views.View | None = None, batch_size: int | None = None
             ) -> tuple[Tensor, Tensor | None]:
     """Logits (N, C) and, when asked, features (N, D) of every image, in evaluation mode, float32.
 

@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import engine, mixtures
+from .networks import Network
 from .runs import StoreError
 
 Progress = Callable[[Mapping[str, Any]], None]
@@ -69,7 +70,7 @@ class Recorder:
         self.task, self.truth = task, truth
         self.checkpoints, self.progress, self.watch = checkpoints, progress, watch
         self.rows: list[dict[str, Any]] = []
-        self.networks: list[nn.Module] = []
+        self.networks: list[Network] = []
         self.resumed_at = 0
         self._block = 0
         self._notes: dict[str, Tensor | float] = {}
@@ -80,7 +81,7 @@ class Recorder:
 
     # ------------------------------------------------------------------ what a method calls
 
-    def epochs(self, count: int, *state: Any, predict: nn.Module | list[nn.Module] | None = None,
+    def epochs(self, count: int, *state: Any, predict: Network | list[Network] | None = None,
                stage: str = "train") -> Iterator[int]:
         """Yield the 1-based epochs of one stage; evaluate, record and checkpoint after each.
 
@@ -92,7 +93,7 @@ class Recorder:
             stage: name of the stage, a column of the record.
         """
         nets = predict if isinstance(predict, list) else [predict] if predict is not None else [
-            next(x for x in state if isinstance(x, nn.Module))]
+            next(x for x in state if isinstance(x, Network))]
         block, self._block = self._block, self._block + 1
         done = self._restore(block, state)
         for epoch in range(done + 1, count + 1):
@@ -147,12 +148,12 @@ class Recorder:
         """The per-sample arrays handed over last (float16), for the record."""
         return {k: v.cpu().numpy() for k, v in self._handed.items()}
 
-    def logits(self, images: Tensor, nets: list[nn.Module] | None = None) -> Tensor:
+    def logits(self, images: Tensor, nets: list[Network] | None = None) -> Tensor:
         """The method's answer (N, C) on uint8 images: its networks' logits, summed."""
         each = [engine.outputs(net, self.task, images)[0] for net in nets or self.networks]
         return torch.stack(each).sum(0)
 
-    def _measure(self, nets: list[nn.Module]) -> dict[str, Any]:
+    def _measure(self, nets: list[Network]) -> dict[str, Any]:
         t = self.truth
 
         def share(hit: Tensor, among: Tensor | None = None) -> Tensor:

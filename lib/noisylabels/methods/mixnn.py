@@ -5,11 +5,11 @@ sample is replaced by a blend of itself and its K nearest neighbours, each weigh
 its label is right: a doubtful sample is mostly overwritten by a reliable neighbour. Against heavy
 noise the labels become soft targets that drift towards the network's own predictions.
 
-    w_i    p(label right): posterior of the low-mean Gaussian on the scaled losses        (E5)-(E7)
+    w_i    p(label right): posterior of the low-mean Gaussian, scaled losses         (E5)-(E7)
     x~_i   = lam_i x_i + sum_k beta_ik x_nb(i,k)                                          (E3)
     y~_i   = lam_i t_i + sum_k beta_ik t_nb(i,k)                                          (E4)
-    lam_i  = (w_i + eps) / (w_i + sum_k w_nb(i,k) + eps),   beta_ik = w_nb(i,k) / (same)  (E8)
-    t_i   <- m t_i + (1 - m) p_i      every `ema_period` epochs from `start_epoch` on     (E9)-(E10)
+    lam_i  = (w_i + eps) / (w_i + sum_k w_nb(i,k) + eps), beta_ik = w_nb(i,k) / (same)    (E8)
+    t_i   <- m t_i + (1 - m) p_i      every `ema_period` epochs from `start_epoch` on  (E9), (E10)
     L      = -1/B sum_i y~_i . log p(x~_i)                                                    (E11)
 
 Timeline (epochs count from 1):
@@ -99,9 +99,9 @@ def scaled(budget: str, dataset: str, noise: str, rate: float) -> dict[str, Any]
 
 
 def shares(w: Tensor, w_near: Tensor) -> Tensor:
-    """(E8): weights (B, 1 + K) of a sample and its K neighbours from p(label right); rows sum to 1.
+    """(E8): weights (B, 1 + K) of a sample and its K neighbours, from p(label right).
 
-    w: (B,); w_near: (B, K). Both doubtful (all zero): the sample keeps itself, lam = 1.
+    w: (B,); w_near: (B, K). Rows sum to 1; all doubtful (zero): the sample keeps itself.
     """
     each = torch.cat([w[:, None] + EPSILON, w_near], 1)
     return each / each.sum(1, keepdim=True)
