@@ -138,6 +138,8 @@ class Task:
         weak, strong: the usual views of this dataset (uint8 in and out).
         trusted: (images uint8 (M, C, H, W), labels int64 (M,)) known to be right, or None.
         seed: of every random draw of the training (`init_seed` of the setting).
+        oracle: bool (N,), which labels are wrong: only for a setting that asks for this upper
+            bound by its option `oracle`; None for all others.
     """
 
     images: Tensor
@@ -149,6 +151,7 @@ class Task:
     strong: views.View
     trusted: tuple[Tensor, Tensor] | None = None
     seed: int = 0
+    oracle: Tensor | None = None
     execution: Execution = field(default_factory=Execution)
     precision: str = "float32"
     generators: dict[str, torch.Generator] = field(default_factory=dict)

@@ -182,6 +182,7 @@ def prepare(s: Setting, execution: engine.Execution | None = None) -> tuple[engi
         num_classes=data.num_classes, mean=data.mean, std=data.std, weak=weak,
         strong=strong_view(data), seed=s.init_seed, execution=execution,
         precision=recipe.precision,
+        oracle=labels.wrong[in_train].to(device) if getattr(recipe, "oracle", False) else None,
         trusted=None if not len(split.trusted) else (data.x_train[split.trusted].to(device),
                                                      data.y_train[split.trusted].to(device)))
     probe = torch.arange(len(split.train))

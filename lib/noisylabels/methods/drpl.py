@@ -1,0 +1,228 @@
+"""DRPL (Ortego et al., ICPR 2020): relabel everything to expose the noise, then learn twice.
+
+A small loss marks a clean label only while the network has not learnt the wrong ones by heart, and
+not under every kind of noise. DRPL therefore first trains with a high learning rate, then replaces
+*all* labels by the network's own predictions. What it was given and what it now believes agree for
+clean samples and disagree for wrong ones: the cross entropy against the GIVEN label separates them.
+
+    S1  l = CE(q, h) + alpha R_p + beta R_e            q = given labels, later the mean prediction
+        R_p = KL(uniform || mean_i h_i)                keeps the classes from collapsing into one
+        R_e = mean entropy of h                        keeps the predictions decided
+        q_i = mean of the last `ring` epochs' h(x_i), after every epoch from `relabel_from` on
+    D1  d_i = -log h_y(x_i), y given; beta mixture on d; clean: p(noisy | d_i) <= gamma1
+    S2  fresh network; clean samples keep y, the others get pseudo-labels; mixup
+        l = lam CE(q_i, h(x~)) + (1 - lam) CE(q_j, h(x~)) + alpha R_p + beta R_e
+        after each epoch: q = this epoch's h(x) for the unlabelled, but 1/C for a share rho of them
+    D2  as D1, with S2's network and gamma2
+    S3  as S2, fresh network, longer: the final model
+
+One network throughout. Both measures are taken on augmented images in evaluation mode, in two
+passes: the mixture is fitted on the first and scores the second. Defaults: the official code (August
+2020), CIFAR-10. The paper's text was not available; open is whether its numbers come from stages that
+start from a network trained on the clean part (`warm_start="intended"`: that code is there, but dead)
+or from random pseudo-labels (`"released"`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import engine, mixtures, objectives
+from ..networks import Network
+from ..recorder import Recorder
+
+SMALLEST_BATCH = 6  # the code skips smaller ones in S2 and S3
+
+
+@dataclass(frozen=True)
+class Settings(engine.Recipe):
+    """The recipe's epochs and milestones are those of S3.
+
+    Args:
+        relabel_epochs, relabel_from, relabel_milestones: S1; targets change after `relabel_from`.
+        ring: epochs whose predictions are averaged; alpha, beta: weights of R_p and R_e.
+        split_epochs, split_milestones: S2. gamma1, gamma2: thresholds on p(noisy) at D1 and D2.
+        rho: share of the unlabelled that gets the uniform label; mix_alpha: of mixup's Beta.
+        warm_start: `released` (random first pseudo-labels) or `intended` (`warm_epochs` of mixup on
+            the clean part first). only_clean: leave the unlabelled out. oracle: split by the truth.
+        track: measure every so many epochs (0: only where needed); for figures, changes nothing.
+    """
+
+    network: str = "preact18"
+    lr: float = 0.1
+    weight_decay: float = 1e-4
+    schedule: str = "steps"
+    milestones: tuple[int, ...] = (150, 225)
+    relabel_epochs: int = 130
+    relabel_from: int = 70
+    relabel_milestones: tuple[int, ...] = (75, 110)
+    ring: int = 10
+    alpha: float = 0.8
+    beta: float = 0.4
+    gamma1: float = 0.1
+    split_epochs: int = 175
+    split_milestones: tuple[int, ...] = (100, 150)
+    gamma2: float = 0.5
+    rho: float = 0.2
+    mix_alpha: float = 1.0
+    warm_start: str = "released"
+    warm_epochs: int = 10
+    only_clean: bool = False
+    oracle: bool = False
+    track: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.warm_start not in ("released", "intended"):
+            raise ValueError(f"unknown warm_start {self.warm_start!r}; allowed: released, intended.")
+        if not self.ring <= self.relabel_from < self.relabel_epochs:
+            raise ValueError(f"relabel_from must lie between ring ({self.ring}) and relabel_epochs "
+                             f"({self.relabel_epochs}), not at {self.relabel_from}.")
+
+
+def published(dataset: str, noise: str, rate: float) -> dict[str, Any]:
+    """The code's scripts: only stage 1 differs between CIFAR-10 and CIFAR-100."""
+    if dataset == "cifar100":
+        return {"relabel_epochs": 100, "relabel_from": 40, "relabel_milestones": (45, 80)}
+    return {}
+
+
+def scaled(budget: str, dataset: str, noise: str, rate: float) -> dict[str, Any]:
+    """The same three stages in proportion, still at a high rate until the labels are replaced."""
+    s1, s2, s3 = {"smoke": (16, 12, 20), "laptop": (10, 10, 20), "fast": (20, 24, 40)}[budget]
+    start = s1 // 2
+    lr = {"smoke": 0.02, "laptop": 0.05, "fast": 0.1}[budget]
+    return {"schedule": "steps", "lr": lr, "relabel_epochs": s1, "relabel_from": start,
+            "relabel_milestones": (start + 1, s1 - s1 // 6), "ring": min(4, start),
+            "split_epochs": s2, "split_milestones": (s2 * 4 // 7 + 1, s2 * 6 // 7 + 1),
+            "epochs": s3, "milestones": (s3 // 2 + 1, s3 * 3 // 4 + 1), "warm_epochs": 3}
+
+
+def total_epochs(s: Settings) -> int:
+    """Epochs of all stages together."""
+    warm = 2 * s.warm_epochs if s.warm_start == "intended" else 0
+    return s.relabel_epochs + s.split_epochs + s.epochs + warm
+
+
+def regularised(z: Tensor, fit: Tensor, s: Settings) -> Tensor:
+    """`fit` + alpha R_p + beta R_e for logits z (B, C); R_p up to a constant, as in the code."""
+    p = z.float().softmax(1)
+    return fit + s.alpha * objectives.prior_cross_entropy(p) + s.beta * objectives.entropy(p)
+
+
+def measure(net: Network, task: engine.Task) -> tuple[Tensor, Tensor]:
+    """p(noisy) (N,) by the beta mixture of the loss against the given label, and the fit's status."""
+    fit = mixtures.fit_betas(engine.losses(net, task, view=task.weak))       # pass A: fit
+    return fit.posterior(engine.losses(net, task, view=task.weak)), fit.status  # pass B: score
+
+
+def clean_set(p_noisy: Tensor, gamma: float, task: engine.Task, log: Recorder) -> Tensor:
+    """Which samples count as clean, bool (N,). With fewer than one a class: the likelier half."""
+    if task.oracle is not None:
+        return ~task.oracle
+    clean = p_noisy <= gamma
+    too_few = clean.sum() < task.num_classes
+    ranks = p_noisy.argsort(stable=True).argsort()
+    clean = torch.where(too_few, ranks < len(p_noisy) // 2, clean)
+    log.note(clean_share=clean.float().mean(), split_fallback=too_few.float())
+    return clean
+
+
+def relabel(task: engine.Task, s: Settings, log: Recorder) -> Tensor:
+    """S1 and D1: p(noisy) of every sample."""
+    net, opt = engine.start(s, task)
+    q = objectives.one_hot(task.y_given, task.num_classes).float()
+    seen = torch.zeros_like(q)  # this epoch's predictions, each made just before its step
+    ring = torch.zeros(s.ring, *q.shape, device=task.device)
+    p_noisy = torch.full((len(task),), 0.5, device=task.device)
+
+    @engine.step(opt, task)
+    def step(i, x):
+        z = net(x)
+        seen.index_copy_(0, i, z.detach().float().softmax(1))
+        return regularised(z, objectives.soft_cross_entropy(z, q[i]), s)
+
+    for epoch in log.epochs(s.relabel_epochs, net, opt, q, ring, p_noisy, stage="S1 relabel"):
+        engine.set_lr(opt, s.lr * s.drop ** sum(epoch >= m for m in s.relabel_milestones))
+        for i, x in task.batches(s.batch_size):
+            log.loss(step(i, x))
+        ring[(epoch - 1) % s.ring] = seen
+        if epoch >= s.relabel_from:
+            q.copy_(ring.mean(0))
+        finish_epoch(epoch, s.relabel_epochs, net, task, s, log, p_noisy, q, s.gamma1)
+    return p_noisy
+
+
+def finish_epoch(epoch, last, net, task, s, log, p_noisy, q, gamma):
+    """Measure at the last epoch of a stage (and for figures on the way); hand over the signals."""
+    log.targets(q)
+    if epoch == last or (s.track and epoch % s.track == 0):
+        posterior, status = measure(net, task)
+        p_noisy.copy_(posterior)
+        log.p_clean(1 - posterior)
+        log.note(mixture_status=status)
+        clean_set(p_noisy, gamma, task, log)
+
+
+def pseudo_labels(p: Tensor, clean: Tensor, given: Tensor, s: Settings, draws) -> Tensor:
+    """Targets (N, C): given where clean, else `p`, but uniform for a random share rho of these."""
+    order = torch.rand(len(p), generator=draws, device=p.device).masked_fill(clean, 2.0)
+    rank = order.argsort().argsort()  # the unlabelled first, in random order
+    uniform = rank < ((~clean).sum() * s.rho).floor()
+    p = torch.where(uniform[:, None], 1 / p.shape[1], p)
+    return torch.where(clean[:, None], given, p)
+
+
+def semi_supervised(task: engine.Task, s: Settings, log: Recorder, clean: Tensor, epochs: int,
+                    milestones: tuple[int, ...], stage: str) -> tuple[Network, Tensor]:
+    """S2 or S3 (with D2): the trained network, and p(noisy) by it."""
+    net, opt = engine.start(s, task)
+    draws = task.rng("drpl")
+    given = objectives.one_hot(task.y_given, task.num_classes).float()
+    guess = torch.randint(task.num_classes, (len(task),), generator=draws, device=task.device)
+    q = torch.where(clean[:, None], given, objectives.one_hot(guess, task.num_classes).float())
+    seen = q.clone()
+    p_noisy = torch.full((len(task),), 0.5, device=task.device)
+
+    @engine.step(opt, task)
+    def step(i, x):
+        with torch.no_grad():  # in train mode, before the step: the next pseudo-labels
+            seen.index_copy_(0, i, net(x).float().softmax(1))
+        j = torch.randperm(len(i), generator=draws, device=i.device)
+        lam = objectives.draw_beta(s.mix_alpha, draws, (), i.device)
+        z = net(objectives.mixup(x, j, lam))
+        fit = (lam * objectives.soft_cross_entropy(z, q[i])
+               + (1 - lam) * objectives.soft_cross_entropy(z, q[i][j]))
+        return regularised(z, fit, s)
+
+    def one_pass(among: Tensor | None) -> None:
+        for i, x in task.batches(s.batch_size, subset=among):
+            if len(i) >= SMALLEST_BATCH:
+                log.loss(step(i, x))
+
+    if s.warm_start == "intended":
+        for _ in log.epochs(s.warm_epochs, net, opt, q, stage=f"{stage} warm-up"):
+            engine.set_lr(opt, s.lr)
+            one_pass(clean.nonzero()[:, 0])
+        opt.state.clear()
+        first = engine.outputs(net, task, view=task.weak)[0].softmax(1)
+        q.copy_(pseudo_labels(first, clean, given, s, draws))
+    for epoch in log.epochs(epochs, net, opt, q, p_noisy, stage=stage):
+        engine.set_lr(opt, s.lr * s.drop ** sum(epoch >= m for m in milestones))
+        one_pass(clean.nonzero()[:, 0] if s.only_clean else None)
+        q.copy_(pseudo_labels(seen, clean, given, s, draws))
+        finish_epoch(epoch, epochs, net, task, s, log, p_noisy, q, s.gamma2)
+    return net, p_noisy
+
+
+def train(task: engine.Task, s: Settings, log: Recorder) -> Network:
+    p_noisy = relabel(task, s, log)                                                  # S1, D1
+    clean = clean_set(p_noisy, s.gamma1, task, log)
+    _, p_noisy = semi_supervised(task, s, log, clean, s.split_epochs, s.split_milestones,
+                                 "S2 split")                                         # S2, D2
+    clean = clean_set(p_noisy, s.gamma2, task, log)
+    return semi_supervised(task, s, log, clean, s.epochs, s.milestones, "S3 final")[0]
