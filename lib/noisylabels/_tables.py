@@ -162,7 +162,7 @@ font-size:0.82rem;line-height:1.35;overflow:visible}
 .nl-scroll table.nl caption{caption-side:top;text-align:left;font-weight:600;padding:0.2rem 0}
 .nl th,.nl td{padding:0.3rem 0.6rem;text-align:left;vertical-align:top;border:0;
 border-bottom:1px solid var(--pst-color-border,#ddd);background:var(--pst-color-background,#fff)}
-.nl thead th{border-bottom-width:2px;vertical-align:bottom}
+.nl thead th{border-bottom-width:2px;vertical-align:bottom;min-width:4.2rem}
 .nl td.num{white-space:nowrap;font-variant-numeric:tabular-nums}
 .nl tbody th{position:sticky;left:0;font-weight:600;min-width:7.5rem;max-width:11rem}
 .nl small{display:block;font-size:0.92em;font-weight:400;color:var(--pst-color-text-muted,#555)}

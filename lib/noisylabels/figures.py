@@ -45,13 +45,13 @@ DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (5, 1.5, 1.5, 1.5)), (0, (8, 
 COLUMNS: dict[str, tuple[str, str]] = {  # name on a page, colour; those not listed keep theirs
     "test": ("Test accuracy", BLACK), "val": ("Accuracy on noisy validation labels", ORANGE),
     "clean_fit": ("Right labels learnt", BLUE), "wrong_fit": ("Wrong labels learnt", VERMILLION),
-    "wrong_corrected": ("Wrong labels, true class said", GREEN),
+    "wrong_corrected": ("True class said instead", GREEN),
     "label_accuracy": ("Targets that are right", GREEN), "auc": ("AUC of p_clean", PURPLE),
     "loss": ("Training loss", BLACK), "lr": ("Learning rate", GREY),
 }  # fmt: skip
 SHARES = ("test", "val", "clean_fit", "wrong_fit", "wrong_corrected", "label_accuracy", "auc")
 
-SMALL, WIDE = (4.0, 3.0), (6.4, 3.6)  # inches; a phone shows SMALL nearly at its size
+SMALL, WIDE = (4.0, 3.0), (5.4, 3.4)  # inches; a phone shows SMALL nearly at its size
 HEAVY = 60_000  # bytes; a drawing that is heavier as svg is shown as png
 
 
@@ -344,7 +344,7 @@ def transition_heatmap(matrix: Any, names: Sequence[str] = (), *, title: str = "
 
 
 def image_grid(images: Any, titles: Sequence[str] = (), *, colours: Sequence[str] | None = None,
-               size: int = 88, columns: int | None = None) -> Html:
+               size: int = 76, columns: int | None = None) -> Html:
     """Images with a text below each; the grid wraps to the width of the page.
 
     Args:
