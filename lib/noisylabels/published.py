@@ -1,10 +1,10 @@
 """What the papers print, and the rule by which our numbers are judged against it.
 
-`data/published` holds four small tables: `numbers.csv` (every printed number with its source),
-`claims.csv`, `cells.csv` (settings to run beside those numbers) and `missing.csv`; its README
-defines the columns and the scale of confidence. Each loader returns one frozen dataclass a row and
-takes filters by column, `load_numbers(method="elr", dataset="cifar10")`. `verdict` is the rule,
-fixed before any run.
+`data/published` holds five small tables: `numbers.csv` (every printed number with its source),
+`claims.csv`, `cells.csv` (settings to run beside those numbers), `checks.csv` (which recorded runs
+decide a claim) and `missing.csv`; its README defines the columns and the scale of confidence. Each
+loader returns one frozen dataclass a row and takes filters by column, `load_numbers(method="elr",
+dataset="cifar10")`. `verdict` is the rule, fixed before any run.
 """
 
 from __future__ import annotations
@@ -31,6 +31,18 @@ STATES = (
     "not run", "no published number", "too few runs", "reproduced", "partly", "not reproduced",
     "direction holds", "direction does not hold", "direction not judged",
 )  # fmt: skip
+RULES = {
+    "above": "the last epoch of `method` lies above that of each of `others`, by more than two "
+    "standard errors of the difference over paired seeds",
+    "number": "the printed numbers of the cells in `others` are met, by the verdict rule",
+    "level": "the mean of the last ten epochs lies at most one point below the best epoch",
+    "memorises": "test accuracy ends more than one point below its best, while the share of wrong "
+    "labels learnt has risen since",
+    "mends": "the share of right labels among the targets ends at least ten points above that "
+    "among the given labels",
+    "ranks": "the area under the ROC curve of the clean probability ends at 0.75 or more",
+}  # fmt: skip
+"""Rule of a check -> what must hold in at least three runs, fixed before any of them."""
 MIN_RUNS = 3  # for a verdict at the paper budget
 MARGIN = 1.0  # points that are always forgiven
 
@@ -123,6 +135,24 @@ class Missing:
     stands_in: str
 
 
+@dataclass(frozen=True)
+class Check:
+    """One comparison of recorded runs that a claim rests on; `RULES` says what is compared.
+
+    `others` and `rates` are lists parted by spaces: methods (for `number`, names of cells) and
+    nominal noise rates. `left_out`: what the claim says beyond it.
+    """
+
+    claim: str
+    rule: str
+    method: str
+    others: str
+    dataset: str
+    noise: str
+    rates: str
+    left_out: str
+
+
 class Verdict(NamedTuple):
     """A state of `STATES`, and the sentence that explains it to a reader."""
 
@@ -130,12 +160,16 @@ class Verdict(NamedTuple):
     sentence: str
 
 
-Row = TypeVar("Row", Number, Claim, Cell, Missing)
+Row = TypeVar("Row", Number, Claim, Cell, Missing, Check)
 _FILES: dict[type, str] = {
     Number: "numbers.csv", Claim: "claims.csv", Cell: "cells.csv", Missing: "missing.csv",
+    Check: "checks.csv",
 }  # fmt: skip
-_MAY_BE_EMPTY = {"note", "target", "options", "why_not"}  # of the text columns
-_ALLOWED = {"paper": PAPERS, "confidence": CONFIDENCE, "kind": ("order", "number", "shape")}
+_MAY_BE_EMPTY = {"note", "target", "options", "why_not", "others", "left_out"}  # text columns
+_ALLOWED = {
+    "paper": PAPERS, "confidence": CONFIDENCE, "kind": ("order", "number", "shape"),
+    "rule": tuple(RULES),
+}  # fmt: skip
 _SHARES = {"rate", "val"}
 
 
@@ -166,6 +200,11 @@ def load_cells(root: Path | None = None, **filters: Any) -> list[Cell]:
 def load_missing(root: Path | None = None, **filters: Any) -> list[Missing]:
     """What was not available; filters and errors as in `load_numbers`."""
     return _load(Missing, root, filters)
+
+
+def load_checks(root: Path | None = None, **filters: Any) -> list[Check]:
+    """The comparisons that decide claims; filters and errors as in `load_numbers`."""
+    return _load(Check, root, filters)
 
 
 def find(

@@ -1,0 +1,279 @@
+"""What our runs say about the papers: a state for every claim and every printed number.
+
+No state is typed by hand. `data/published/checks.csv` says which recorded runs decide a claim, by
+the rules of `published.RULES`; `judge` applies them, `judge_cell` holds a printed number against
+the runs of its setting. What was not run, or has no check, says what it would take.
+
+Only runs with a method's usual settings count (`usual`): an ablation decides no claim. Budgets
+are never mixed; of those that decide, the largest speaks.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from . import lab, methods, published
+from ._tables import Summary, name_of, summaries
+from .published import MARGIN, MIN_RUNS, Cell, Check, Claim, Verdict
+from .runs import Run
+
+BUDGETS = ("paper", "fast", "laptop")
+"""Budgets that can decide a claim, the strongest first; the digits of `smoke` decide none."""
+POINTS = 10.0  # rule `mends`: this far above the given labels
+AUC = 0.75  # rule `ranks`
+
+Case = tuple[str, str, str, float]  # method, dataset, noise, rate
+Seeds = tuple[int, int, int]
+Runs = Mapping[Case, Mapping[Seeds, Run]]
+
+
+class Outcome(NamedTuple):
+    """One comparison: True, False or None (too close to call); `done` False when not run."""
+
+    done: bool
+    holds: bool | None
+    words: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A claim, its state, the budget that decided it (None: none did) and what it would take."""
+
+    claim: Claim
+    verdict: Verdict
+    budget: str | None = None
+    would_take: str = ""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A printed number, its state, and the runs that were held against it."""
+
+    cell: Cell
+    verdict: Verdict
+    ours: Summary | None = None
+
+
+# --------------------------------------------------------------------------- runs, sorted
+
+
+def usual(recorded: Iterable[Run]) -> list[Run]:
+    """The finished runs whose method has its usual settings for that budget."""
+    return [r for r in recorded if r.finished and _is_usual(r)]
+
+
+def _is_usual(run: Run) -> bool:
+    s = run.setting
+    try:
+        return lab.setting(s.method, s.dataset, s.noise, s.rate, s.budget).cell == s.cell
+    except ValueError:  # a method, noise or data set that is known no more
+        return False
+
+
+def by_case(recorded: Iterable[Run], budget: str) -> dict[Case, dict[Seeds, Run]]:
+    """The usual runs of one budget, by what was run and by their three seeds."""
+    cases: dict[Case, dict[Seeds, Run]] = {}
+    for run in usual(r for r in recorded if r.setting.budget == budget):
+        s = run.setting
+        seeds = (s.split_seed, s.noise_seed, s.init_seed)
+        cases.setdefault((s.method, s.dataset, s.noise, round(s.rate, 6)), {})[seeds] = run
+    return cases
+
+
+def cases_of(check: Check) -> list[Case]:
+    """Everything that must be run for a check."""
+    names = [check.method, *(check.others.split() if check.rule == "above" else ())]
+    return [(name, check.dataset, check.noise, round(float(rate), 6))
+            for rate in check.rates.split() for name in names]
+
+
+# --------------------------------------------------------------------------- the rules
+
+
+def above(one: Mapping[Seeds, Run], other: Mapping[Seeds, Run]) -> Outcome:
+    """Rule `above`: the last epoch of `one` against that of `other`, paired by seed."""
+    paired = sorted(one.keys() & other.keys())
+    if len(paired) < MIN_RUNS:
+        return Outcome(False, None, f"{len(paired)} of {MIN_RUNS} paired runs")
+    apart = [100 * (one[s].last() - other[s].last()) for s in paired]
+    mean, error = statistics.fmean(apart), statistics.stdev(apart) / math.sqrt(len(apart))
+    words = f"{mean:+.1f} points, standard error {error:.1f}, n = {len(apart)}"
+    holds = None if abs(mean) <= 2 * error or mean == 0 else mean > 0
+    return Outcome(True, holds, words if holds is not None else f"too close to call: {words}")
+
+
+def _level(run: Run) -> bool:
+    return 100 * (run.best() - run.mean_last()) <= MARGIN
+
+
+def _memorises(run: Run) -> bool:
+    """Early peak, later fall, wrong labels learnt in between."""
+    at = int(np.nanargmax(run.epochs["test"]))
+    falls = 100 * (run.best() - run.last()) > MARGIN
+    return falls and run.last("wrong_fit") > float(run.epochs["wrong_fit"][at])
+
+
+def _final(run: Run, column: str) -> float:
+    """The last value of a column that is a number; NaN without any."""
+    values = np.asarray(run.epochs.get(column, ()), float)
+    values = values[np.isfinite(values)]
+    return float(values[-1]) if len(values) else math.nan
+
+
+def _mends(run: Run) -> bool:
+    given = 100 * (1 - run.info["realised_rate"])
+    return 100 * _final(run, "label_accuracy") >= given + POINTS
+
+
+def _ranks(run: Run) -> bool:
+    return _final(run, "auc") >= AUC
+
+
+EACH: dict[str, Callable[[Run], bool]] = {
+    "level": _level, "memorises": _memorises, "mends": _mends, "ranks": _ranks,
+}  # fmt: skip
+"""Rules that look at one run at a time: they hold when they hold in every run."""
+
+
+def outcomes(check: Check, cases: Runs) -> list[Outcome]:
+    """The comparisons of a check, one a rate and, for `above`, one a rival. Not for `number`."""
+    out = []
+    for rate in check.rates.split():
+        at = (check.dataset, check.noise, round(float(rate), 6))
+        mine = cases.get((check.method, *at), {})
+        where = f"{check.dataset} {check.noise} {100 * float(rate):g} %"
+        if check.rule == "above":
+            for name in check.others.split():
+                found = above(mine, cases.get((name, *at), {}))
+                said = f"{name_of(check.method)} over {name_of(name)}, {where}: {found.words}"
+                out.append(found._replace(words=said))
+        else:
+            hits = [EACH[check.rule](r) for r in mine.values()]
+            done = len(hits) >= MIN_RUNS
+            holds = True if all(hits) else None if any(hits) else False
+            said = f"{name_of(check.method)}, {where}: in {sum(hits)} of {len(hits)} runs"
+            out.append(Outcome(done, holds if done else None, said))
+    return out
+
+
+# --------------------------------------------------------------------------- claims
+
+
+def judge(claim: Claim, recorded: Iterable[Run]) -> Entry:
+    """The state of a claim after the recorded runs.
+
+    A claim with a printed number takes the verdict of its cells at the `paper` budget. Any other
+    claim, and every claim at a smaller budget, is a direction: it holds when all its comparisons
+    hold, it does not as soon as one fails, and it is not judged when one is too close to call. A
+    claim of which comparisons are missing, none of them failing, counts as not run.
+    """
+    recorded = list(recorded)
+    checks = published.load_checks(claim=claim.id) if claim.id in _checked() else []
+    if "nothing to measure" in claim.shows:
+        return Entry(claim, Verdict("not run", "A diagram or a listing: nothing to measure."))
+    if not checks:
+        words = f"No check is written for it yet. It would show: {claim.shows}."
+        return Entry(claim, Verdict("not run", words), None, f"Needs {claim.needs}.")
+    numbers = [c for c in checks if c.rule == "number"]
+    if numbers and (entry := _judge_numbers(claim, checks, recorded)) is not None:
+        return entry
+    directions = [c for c in checks if c.rule != "number"]
+    partial: tuple[int, str] = (0, "")
+    for budget in BUDGETS if directions else ():
+        cases = by_case(recorded, budget)
+        found = [o for c in directions for o in outcomes(c, cases)]
+        done = [o for o in found if o.done]
+        failed = [o for o in done if o.holds is False]
+        if failed or (done and len(done) == len(found)):
+            return Entry(claim, _direction(budget, checks, found, done, failed), budget)
+        if len(done) > partial[0]:
+            words = f"{budget} budget: {len(done)} of {len(found)} comparisons run, none fails."
+            partial = (len(done), " " + words)
+    return Entry(claim, Verdict("not run", "Not run." if not partial[1] else
+                                f"Not run in full.{partial[1]}"), None, _would_take(checks))
+
+
+def _checked() -> set[str]:
+    return {c.claim for c in published.load_checks()}
+
+
+def _direction(budget: str, checks: list[Check], found: list[Outcome], done: list[Outcome],
+               failed: list[Outcome]) -> Verdict:
+    close = [o for o in done if o.holds is None]
+    held = sum(o.holds is True for o in done)
+    state = ("direction does not hold" if failed else
+             "direction not judged" if close else "direction holds")
+    words = f"{budget} budget: {held} of {len(found)} comparisons hold"
+    told = failed or close or done
+    words += "".join(f"; {o.words}" for o in told[:3]) + ("; ..." if len(told) > 3 else "")
+    left = sorted({c.left_out for c in checks if c.left_out})
+    return Verdict(state, f"{words}." + (f" Left out: {'; '.join(left)}." if left else ""))
+
+
+def _judge_numbers(claim: Claim, checks: list[Check], recorded: list[Run]) -> Entry | None:
+    """The verdict of a claim's printed numbers; None while none of its cells is run in full.
+
+    The worst of its cells speaks; cells not run yet leave it at "not run".
+    """
+    cells = {c.cell: c for c in published.load_cells()}
+    names = [n for c in checks if c.rule == "number" for n in c.others.split()]
+    cases = by_case(recorded, "paper")
+    directions = [o for c in checks if c.rule != "number" for o in outcomes(c, cases)]
+    holds = None
+    if directions and all(o.done for o in directions):
+        held = [o.holds for o in directions]
+        holds = False if False in held else None if None in held else True
+    said = [judge_cell(cells[n], recorded, holds, budgets=("paper",)).verdict for n in names]
+    run = [v for v in said if v.state != "not run"]
+    if not run:
+        return None
+    order = ("not reproduced", "partly", "too few runs", "no published number", "reproduced")
+    worst = min(run, key=lambda v: order.index(v.state))
+    counted = f"{len(run)} of {len(names)} printed numbers run. {worst.sentence}"
+    if len(run) < len(names) and worst.state == "reproduced":
+        return Entry(claim, Verdict("not run", f"Not run in full. {counted}"), None,
+                     _would_take(checks))
+    return Entry(claim, Verdict(worst.state, counted), "paper")
+
+
+def _would_take(checks: list[Check]) -> str:
+    """The runs that a claim rests on, in words."""
+    cases = dict.fromkeys(case for c in checks for case in cases_of(c))
+    names = list(dict.fromkeys(case[0] for case in cases))
+    absent = [name_of(n) for n in names if n not in methods.NAMES]
+    budget = "paper" if all(c.rule == "number" for c in checks) else f"{BUDGETS[-1]} or larger"
+    settings = "1 setting" if len(cases) == 1 else f"{len(cases)} settings"
+    words = (f"{MIN_RUNS * len(cases)} runs at the {budget} budget: "
+             f"{', '.join(map(name_of, names))} on "
+             f"{' and '.join(dict.fromkeys(case[1] for case in cases))} "
+             f"({settings}, {MIN_RUNS} seeds each).")
+    return words + (f" Not built yet: {', '.join(absent)}." if absent else "")
+
+
+# --------------------------------------------------------------------------- printed numbers
+
+
+def judge_cell(cell: Cell, recorded: Iterable[Run], claim_holds: bool | None = None, *,
+               budgets: Iterable[str] = BUDGETS) -> Target:
+    """The state of one printed number, after the runs of exactly its setting at the `paper`
+    budget; without any, after the usual runs of the next smaller budget that has some."""
+    if not cell.runnable:
+        return Target(cell, Verdict("not run", f"{published._upper(cell.why_not)}."))
+    if cell.method not in methods.NAMES:
+        return Target(cell, Verdict("not run", f"{name_of(cell.method)} is not built yet."))
+    recorded = [r for r in recorded if r.setting.method == cell.method
+                and r.setting.dataset == cell.dataset and r.setting.noise == cell.noise]
+    for budget in budgets:
+        wanted = lab.setting(**cell.arguments(budget))
+        ours = summaries((r for r in recorded if r.setting.cell == wanted.cell), [wanted])[0]
+        if ours.n:
+            said = published.verdict(budget, ours.metric(cell.metric), cell.published_value,
+                                     cell.published_std, claim_holds)
+            return Target(cell, said, ours)
+    return Target(cell, Verdict("not run", f"{MIN_RUNS} runs at the paper budget."))
