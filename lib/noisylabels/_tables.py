@@ -189,17 +189,19 @@ def markup(caption: str, header: Sequence[str], rows: Iterable[Sequence[str]],
 
 
 def plain_table(header: Sequence[str], rows: Iterable[Sequence[object]], *,
-                caption: str = "") -> Html:
-    """A table of texts, a row a sequence. Columns of numbers have even figures; nothing in a cell
-    is read as HTML. Raises ValueError for a row of another length than the header."""
+                caption: str = "", wide: Sequence[str] = ()) -> Html:
+    """A table of texts, a row a sequence. Columns of numbers have even figures; those named in
+    `wide` hold sentences. Nothing in a cell is read as HTML. Raises ValueError for a row of
+    another length than the header."""
     raw = [[str(cell) for cell in row] for row in rows]
     words = [[html.escape(cell) for cell in row] for row in raw]
     if any(len(row) != len(header) for row in words):
         raise ValueError(f"every row must have {len(header)} cells, as the header has.")
-    number = re.compile(r"[-+\u2013]?[\d.,]*( \u00b1 [\d.]+)?( %)?")
+    number = re.compile(r"[-+\u2013]?[\d.,]*( \u00b1 [\d.]+)?(\s?%)?|\u2013")
     names = [html.escape(name) for name in header]
     kinds = {name: "num" for i, name in enumerate(names)
              if all(number.fullmatch(row[i]) for row in words)}
+    kinds |= {html.escape(name): "wide" for name in wide}
     text = "; ".join(", ".join(row) for row in raw)
     return Html(markup(html.escape(caption), names, words, kinds), text)
 
