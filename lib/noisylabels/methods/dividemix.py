@@ -1,8 +1,8 @@
 """DivideMix (Li et al., ICLR 2020): two networks sort the data for each other, then MixMatch.
 
-After a short warm-up, before every epoch each network's losses are split by a Gaussian mixture into
-a labelled set (label probably right) and an unlabelled one. The split serves the *other* network, so
-that neither confirms its own mistakes. Then, for each network in turn:
+After a short warm-up, before every epoch each network's losses are split by a Gaussian mixture
+into a labelled set (label probably right) and an unlabelled one. The split serves the *other*
+network, so that neither confirms its own mistakes. Then, for each network in turn:
 
     w_i   = p(low-mean component | scaled loss of i), by the other network          co-divide
     X     = {i: w_i > tau},   U = the rest
@@ -12,13 +12,13 @@ that neither confirms its own mistakes. Then, for each network in turn:
     L     = CE on X rows + lambda_u(e) * squared error on U rows + L_reg
     L_reg = sum_k pi_k log(pi_k / mean_rows p_k),  pi uniform;  sharpen(p) = p^(1/T) / sum
 
-An epoch of a network is one pass over its labelled set, B labelled and B unlabelled samples a step.
-The prediction is the sum of both networks' logits. Settings: the official code and its authors'
-answers (lambda_u by noise level; tau 0.6 and losses averaged over five epochs at 90 %).
+An epoch of a network is one pass over its labelled set, B labelled and B unlabelled samples a
+step. The prediction is the sum of both networks' logits. Settings: the official code and its
+authors' answers (lambda_u by noise level; tau 0.6 and losses averaged over five epochs at 90 %).
 
-Ours differ in two places: the last incomplete batch of a pass is left out, so that all steps have
-one shape; and the labelled set holds at least one batch and leaves one (the official code stops with
-an error when either set is empty).
+Ours differs in two places: the last incomplete batch of a pass is left out, so that all steps
+have one shape; and the labelled set holds at least one batch and leaves one (the official code
+stops with an error when either set is empty).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Settings(engine.Recipe):
 
 
 def published(dataset: str, noise: str, rate: float) -> dict[str, Any]:
-    """lambda_u, tau and history by noise level; rates between the tabled ones take the lower one."""
+    """lambda_u, tau and history by noise level; between the tabled rates the lower one counts."""
     asymmetric = noise.startswith("asymmetric")
     if dataset == "cifar100":
         lambda_u = 150.0 if asymmetric or rate >= 0.5 else 25.0
@@ -108,7 +108,7 @@ def divide(w: Tensor, tau: float, batch: int) -> tuple[Tensor, Tensor]:
 
 def pairs(task: engine.Task, batch: int, labelled: Tensor, unlabelled: Tensor,
           wanted: tuple[views.View, ...]) -> Iterator[tuple[Tensor, ...]]:
-    """(i, views of i ..., u, views of u ...) for one pass over `labelled`; `unlabelled` restarts."""
+    """(i, its views, u, its views) for one pass over `labelled`; `unlabelled` restarts."""
     def endless():
         while True:
             yield from task.batches(batch, *wanted, subset=unlabelled, drop_last=True,
@@ -181,9 +181,10 @@ def co_train(task: engine.Task, s: Any, log: Recorder, step_for: Callable[..., S
             for n, batch in enumerate(pairs(task, s.batch_size, labelled, unlabelled, wanted)):
                 lambda_u.fill_(s.lambda_u * min(1.0, (e - 1 + n / count) / max(1, s.ramp)))
                 seen = 1 + len(wanted)
-                (i, *x), (u, *v) = batch[:seen], batch[seen:]
+                i, u, x, v = batch[0], batch[seen], batch[1:seen], batch[seen + 1:]
                 log.loss(steps[k](given[i], w[i], w[u], *x, *v))
-            log.note(**{f"labelled_{k + 1}": len(labelled), f"status_{k + 1}": found[k][1]})
+            log.note(**{f"labelled_{k + 1}": float(len(labelled)),
+                        f"status_{k + 1}": found[k][1]})
             log.p_clean(found[k][0], f"_{k + 1}")
     return nets[0]
 
