@@ -1,9 +1,10 @@
 """DRPL (Ortego et al., ICPR 2020): relabel everything to expose the noise, then learn twice.
 
-A small loss marks a clean label only while the network has not learnt the wrong ones by heart, and
-not under every kind of noise. DRPL therefore first trains with a high learning rate, then replaces
-*all* labels by the network's own predictions. What it was given and what it now believes agree for
-clean samples and disagree for wrong ones: the cross entropy against the GIVEN label separates them.
+A small loss marks a clean label only while the network has not learnt the wrong ones by heart,
+and not under every kind of noise. DRPL therefore first trains with a high learning rate, then
+replaces *all* labels by the network's own predictions. What it was given and what it now believes
+agree for clean samples and disagree for wrong ones: the cross entropy against the GIVEN label
+separates them.
 
     S1  l = CE(q, h) + alpha R_p + beta R_e            q = given labels, later the mean prediction
         R_p = KL(uniform || mean_i h_i)                keeps the classes from collapsing into one
@@ -17,10 +18,12 @@ clean samples and disagree for wrong ones: the cross entropy against the GIVEN l
     S3  as S2, fresh network, longer: the final model
 
 One network throughout. Both measures are taken on augmented images in evaluation mode, in two
-passes: the mixture is fitted on the first and scores the second. Defaults: the official code (August
-2020), CIFAR-10. The paper's text was not available; open is whether its numbers come from stages that
-start from a network trained on the clean part (`warm_start="intended"`: that code is there, but dead)
-or from random pseudo-labels (`"released"`).
+passes: the mixture is fitted on the first and scores the second. A fit without meaning, or fewer
+clean samples than classes: the half with the smaller loss counts as clean (ours; the code goes on
+with what it has). Defaults: the official code (August 2020), CIFAR-10. The paper's text was not
+available; open is whether its numbers come from stages that start from a network trained on the
+clean part (`warm_start="intended"`: that code is there, but dead) or from random pseudo-labels
+(`"released"`).
 """
 
 from __future__ import annotations
@@ -47,9 +50,10 @@ class Settings(engine.Recipe):
         ring: epochs whose predictions are averaged; alpha, beta: weights of R_p and R_e.
         split_epochs, split_milestones: S2. gamma1, gamma2: thresholds on p(noisy) at D1 and D2.
         rho: share of the unlabelled that gets the uniform label; mix_alpha: of mixup's Beta.
-        warm_start: `released` (random first pseudo-labels) or `intended` (`warm_epochs` of mixup on
-            the clean part first). only_clean: leave the unlabelled out. oracle: split by the truth.
-        track: measure every so many epochs (0: only where needed); for figures, changes nothing.
+        warm_start: `released` (random first pseudo-labels) or `intended` (`warm_epochs` of mixup
+            on the clean part first). only_clean: leave the unlabelled out. oracle: split by the
+            truth. track: measure every so many epochs (0: only where needed); for figures,
+            changes nothing.
     """
 
     network: str = "preact18"
@@ -78,10 +82,12 @@ class Settings(engine.Recipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.warm_start not in ("released", "intended"):
-            raise ValueError(f"unknown warm_start {self.warm_start!r}; allowed: released, intended.")
+            raise ValueError(f"unknown warm_start {self.warm_start!r}; "
+                             "allowed: released, intended.")
         if not self.ring <= self.relabel_from < self.relabel_epochs:
-            raise ValueError(f"relabel_from must lie between ring ({self.ring}) and relabel_epochs "
-                             f"({self.relabel_epochs}), not at {self.relabel_from}.")
+            raise ValueError(f"relabel_from must lie between ring ({self.ring}) and "
+                             f"relabel_epochs ({self.relabel_epochs}), not at "
+                             f"{self.relabel_from}.")
 
 
 def published(dataset: str, noise: str, rate: float) -> dict[str, Any]:
@@ -114,31 +120,39 @@ def regularised(z: Tensor, fit: Tensor, s: Settings) -> Tensor:
     return fit + s.alpha * objectives.prior_cross_entropy(p) + s.beta * objectives.entropy(p)
 
 
-def measure(net: Network, task: engine.Task) -> tuple[Tensor, Tensor]:
-    """p(noisy) (N,) by the beta mixture of the loss against the given label, and the fit's status."""
-    fit = mixtures.fit_betas(engine.losses(net, task, view=task.weak))       # pass A: fit
-    return fit.posterior(engine.losses(net, task, view=task.weak)), fit.status  # pass B: score
+def lr_in(s: Settings, epoch: int, milestones: tuple[int, ...]) -> float:
+    """Learning rate of a stage's 1-based epoch; a milestone's epoch has the lower rate already."""
+    return s.lr * s.drop ** sum(epoch >= m for m in milestones)
 
 
-def clean_set(p_noisy: Tensor, gamma: float, task: engine.Task, log: Recorder) -> Tensor:
-    """Which samples count as clean, bool (N,). With fewer than one a class: the likelier half."""
-    if task.oracle is not None:
-        return ~task.oracle
+def detect(net: Network, task: engine.Task, gamma: float, log: Recorder,
+           only_looking: bool = False) -> Tensor:
+    """D1 or D2: which samples count as clean, bool (N,). `only_looking` leaves no trace in the
+    random streams."""
+    before = task.rng("pass-views").get_state() if only_looking else None
+    fit = mixtures.fit_betas(engine.losses(net, task, view=task.weak))  # pass A: fit
+    losses = engine.losses(net, task, view=task.weak)                   # pass B: score
+    if before is not None:
+        task.rng("pass-views").set_state(before)
+    p_noisy = fit.posterior(losses)
     clean = p_noisy <= gamma
-    too_few = clean.sum() < task.num_classes
-    ranks = p_noisy.argsort(stable=True).argsort()
-    clean = torch.where(too_few, ranks < len(p_noisy) // 2, clean)
-    log.note(clean_share=clean.float().mean(), split_fallback=too_few.float())
+    useless = mixtures.degenerate(fit.status) | (clean.sum() < task.num_classes)
+    small = losses.argsort(stable=True).argsort() < len(losses) // 2
+    clean = torch.where(useless, small, clean)
+    if task.oracle is not None:
+        clean = ~task.oracle
+    log.p_clean(1 - p_noisy)
+    log.note(mixture_status=fit.status, split_fallback=useless, clean_share=clean.float().mean())
     return clean
 
 
 def relabel(task: engine.Task, s: Settings, log: Recorder) -> Tensor:
-    """S1 and D1: p(noisy) of every sample."""
+    """S1 and D1: which samples count as clean, bool (N,)."""
     net, opt = engine.start(s, task)
     q = objectives.one_hot(task.y_given, task.num_classes).float()
     seen = torch.zeros_like(q)  # this epoch's predictions, each made just before its step
     ring = torch.zeros(s.ring, *q.shape, device=task.device)
-    p_noisy = torch.full((len(task),), 0.5, device=task.device)
+    clean = torch.ones(len(task), dtype=torch.bool, device=task.device)
 
     @engine.step(opt, task)
     def step(i, x):
@@ -146,47 +160,45 @@ def relabel(task: engine.Task, s: Settings, log: Recorder) -> Tensor:
         seen.index_copy_(0, i, z.detach().float().softmax(1))
         return regularised(z, objectives.soft_cross_entropy(z, q[i]), s)
 
-    for epoch in log.epochs(s.relabel_epochs, net, opt, q, ring, p_noisy, stage="S1 relabel"):
-        engine.set_lr(opt, s.lr * s.drop ** sum(epoch >= m for m in s.relabel_milestones))
+    for epoch in log.epochs(s.relabel_epochs, net, opt, q, ring, clean, stage="S1 relabel"):
+        engine.set_lr(opt, lr_in(s, epoch, s.relabel_milestones))
         for i, x in task.batches(s.batch_size):
             log.loss(step(i, x))
         ring[(epoch - 1) % s.ring] = seen
         if epoch >= s.relabel_from:
             q.copy_(ring.mean(0))
-        finish_epoch(epoch, s.relabel_epochs, net, task, s, log, p_noisy, q, s.gamma1)
-    return p_noisy
+        log.targets(q)
+        if epoch == s.relabel_epochs or tracked(s, epoch):
+            clean.copy_(detect(net, task, s.gamma1, log, epoch < s.relabel_epochs))          # D1
+    return clean
 
 
-def finish_epoch(epoch, last, net, task, s, log, p_noisy, q, gamma):
-    """Measure at the last epoch of a stage (and for figures on the way); hand over the signals."""
-    log.targets(q)
-    if epoch == last or (s.track and epoch % s.track == 0):
-        posterior, status = measure(net, task)
-        p_noisy.copy_(posterior)
-        log.p_clean(1 - posterior)
-        log.note(mixture_status=status)
-        clean_set(p_noisy, gamma, task, log)
+def tracked(s: Settings, epoch: int) -> bool:
+    """Whether this epoch ends with a measure that is for figures alone."""
+    return s.track > 0 and epoch % s.track == 0
 
 
-def pseudo_labels(p: Tensor, clean: Tensor, given: Tensor, s: Settings, draws) -> Tensor:
+def pseudo_labels(p: Tensor, clean: Tensor, given: Tensor, rho: float,
+                  draws: torch.Generator) -> Tensor:
     """Targets (N, C): given where clean, else `p`, but uniform for a random share rho of these."""
     order = torch.rand(len(p), generator=draws, device=p.device).masked_fill(clean, 2.0)
     rank = order.argsort().argsort()  # the unlabelled first, in random order
-    uniform = rank < ((~clean).sum() * s.rho).floor()
+    uniform = rank < ((~clean).sum() * rho).floor()
     p = torch.where(uniform[:, None], 1 / p.shape[1], p)
     return torch.where(clean[:, None], given, p)
 
 
 def semi_supervised(task: engine.Task, s: Settings, log: Recorder, clean: Tensor, epochs: int,
                     milestones: tuple[int, ...], stage: str) -> tuple[Network, Tensor]:
-    """S2 or S3 (with D2): the trained network, and p(noisy) by it."""
+    """S2 or S3: the trained network, and which samples count as clean by it (D2)."""
     net, opt = engine.start(s, task)
     draws = task.rng("drpl")
     given = objectives.one_hot(task.y_given, task.num_classes).float()
     guess = torch.randint(task.num_classes, (len(task),), generator=draws, device=task.device)
     q = torch.where(clean[:, None], given, objectives.one_hot(guess, task.num_classes).float())
     seen = q.clone()
-    p_noisy = torch.full((len(task),), 0.5, device=task.device)
+    found = torch.ones_like(clean)
+    among = clean.nonzero()[:, 0] if s.only_clean or s.warm_start == "intended" else None
 
     @engine.step(opt, task)
     def step(i, x):
@@ -199,30 +211,31 @@ def semi_supervised(task: engine.Task, s: Settings, log: Recorder, clean: Tensor
                + (1 - lam) * objectives.soft_cross_entropy(z, q[i][j]))
         return regularised(z, fit, s)
 
-    def one_pass(among: Tensor | None) -> None:
-        for i, x in task.batches(s.batch_size, subset=among):
+    def one_pass(subset: Tensor | None) -> None:
+        for i, x in task.batches(s.batch_size, subset=subset):
             if len(i) >= SMALLEST_BATCH:
                 log.loss(step(i, x))
 
     if s.warm_start == "intended":
-        for _ in log.epochs(s.warm_epochs, net, opt, q, stage=f"{stage} warm-up"):
+        for _ in log.epochs(s.warm_epochs, net, opt, q, seen, stage=f"{stage} warm-up"):
             engine.set_lr(opt, s.lr)
-            one_pass(clean.nonzero()[:, 0])
-        opt.state.clear()
+            one_pass(among)
+        for state in opt.state.values():
+            state["momentum_buffer"].zero_()  # only the weights are kept
         first = engine.outputs(net, task, view=task.weak)[0].softmax(1)
-        q.copy_(pseudo_labels(first, clean, given, s, draws))
-    for epoch in log.epochs(epochs, net, opt, q, p_noisy, stage=stage):
-        engine.set_lr(opt, s.lr * s.drop ** sum(epoch >= m for m in milestones))
-        one_pass(clean.nonzero()[:, 0] if s.only_clean else None)
-        q.copy_(pseudo_labels(seen, clean, given, s, draws))
-        finish_epoch(epoch, epochs, net, task, s, log, p_noisy, q, s.gamma2)
-    return net, p_noisy
+        q.copy_(pseudo_labels(first, clean, given, s.rho, draws))
+    for epoch in log.epochs(epochs, net, opt, q, seen, found, stage=stage):
+        engine.set_lr(opt, lr_in(s, epoch, milestones))
+        one_pass(among if s.only_clean else None)
+        q.copy_(pseudo_labels(seen, clean, given, s.rho, draws))
+        log.targets(q)
+        if epoch == epochs or tracked(s, epoch):
+            found.copy_(detect(net, task, s.gamma2, log, epoch < epochs))                    # D2
+    return net, found
 
 
 def train(task: engine.Task, s: Settings, log: Recorder) -> Network:
-    p_noisy = relabel(task, s, log)                                                  # S1, D1
-    clean = clean_set(p_noisy, s.gamma1, task, log)
-    _, p_noisy = semi_supervised(task, s, log, clean, s.split_epochs, s.split_milestones,
-                                 "S2 split")                                         # S2, D2
-    clean = clean_set(p_noisy, s.gamma2, task, log)
+    clean = relabel(task, s, log)                                                       # S1, D1
+    _, clean = semi_supervised(task, s, log, clean, s.split_epochs, s.split_milestones,
+                               "S2 split")                                              # S2, D2
     return semi_supervised(task, s, log, clean, s.epochs, s.milestones, "S3 final")[0]
