@@ -122,11 +122,13 @@ def mean_last_10(run: Run) -> float:
 
 def summaries(runs: Iterable[Run], wanted: Iterable[Setting] = ()) -> list[Summary]:
     """Runs grouped by cell; the cells of `wanted` come first and stand even without a run."""
-    cells: dict[Setting, list[Run]] = {s.cell: [] for s in wanted}
+    # by key: a setting that was read back holds lists where a new one holds tuples
+    cells: dict[str, tuple[Setting, list[Run]]] = {s.cell.key: (s.cell, []) for s in wanted}
     for run in runs:
-        cells.setdefault(run.setting.cell, []).append(run)
+        cell = run.setting.cell
+        cells.setdefault(cell.key, (cell, []))[1].append(run)
     return [Summary(cell, tuple(r for r in members if r.finished),
-                    sum(not r.finished for r in members)) for cell, members in cells.items()]
+                    sum(not r.finished for r in members)) for cell, members in cells.values()]
 
 
 def reference(s: Setting) -> published.Cell | None:
@@ -168,13 +170,21 @@ border-bottom:1px solid var(--pst-color-border,#ddd);background:var(--pst-color-
 .nl small{display:block;font-size:0.92em;font-weight:400;color:var(--pst-color-text-muted,#555)}
 .nl .oracle{color:var(--pst-color-text-muted,#6b6b6b);font-weight:400}
 .nl .wide{min-width:13rem}
+.nl-fold{border-bottom:1px solid var(--pst-color-border,#ddd);padding:0.35rem 0;line-height:1.45}
+.nl-fold summary{cursor:pointer}
+.nl-fold p{margin:0.3rem 0 0.3rem 1.1rem;font-size:0.9rem}
+.nl-state{display:inline-block;border-radius:0.6rem;padding:0 0.55rem;margin-right:0.45rem;
+font-size:0.8rem;font-weight:600;white-space:nowrap;color:#222;background:#dcdcdc}
+.nl-state.good{color:#fff;background:#00734f}.nl-state.bad{color:#fff;background:#b54a00}
+.nl-state.half{color:#222;background:#f0c468}
 .nl-note{font-size:0.82rem;margin-top:-0.7rem}
 </style>"""
 
 
 def markup(caption: str, header: Sequence[str], rows: Iterable[Sequence[str]],
            classes: Mapping[str, str] | None = None) -> str:
-    """A table that scrolls by itself; its cells are HTML, the first of a row is its head."""
+    """A table that scrolls by itself; its cells are HTML, the first of a row is its head. `STYLE`
+    must stand once before it."""
     kinds = [(classes or {}).get(h, "") for h in header]
     head = "".join(f'<th scope="col" class="{k}">{h}</th>'
                    for h, k in zip(header, kinds, strict=True))
@@ -184,7 +194,7 @@ def markup(caption: str, header: Sequence[str], rows: Iterable[Sequence[str]],
                         for c, k in zip(row[1:], kinds[1:], strict=True))
         body += f'<tr><th scope="row">{row[0]}</th>{cells}</tr>'
     top = f"<caption>{caption}</caption>" if caption else ""
-    return (f'{STYLE}<div class="nl-scroll" tabindex="0"><table class="nl">{top}<thead><tr>{head}'
+    return (f'<div class="nl-scroll" tabindex="0"><table class="nl">{top}<thead><tr>{head}'
             f"</tr></thead><tbody>{body}</tbody></table></div>")
 
 
@@ -203,7 +213,7 @@ def plain_table(header: Sequence[str], rows: Iterable[Sequence[object]], *,
              if all(number.fullmatch(row[i]) for row in words)}
     kinds |= {html.escape(name): "wide" for name in wide}
     text = "; ".join(", ".join(row) for row in raw)
-    return Html(markup(html.escape(caption), names, words, kinds), text)
+    return Html(STYLE + markup(html.escape(caption), names, words, kinds), text)
 
 
 def plus_minus(pair: Pair, n: int, digits: int = 1) -> str:
@@ -212,6 +222,22 @@ def plus_minus(pair: Pair, n: int, digits: int = 1) -> str:
     if n == 0 or math.isnan(mean):
         return "–"
     return f"{mean:.{digits}f}" + (f" ± {std:.{digits}f}" if n > 1 else "")
+
+
+def badge(state: str) -> str:
+    """A state of `published.STATES` with a colour of its own; the word always says it too."""
+    kinds = {"reproduced": "good", "direction holds": "good", "not reproduced": "bad",
+             "direction does not hold": "bad", "partly": "half"}
+    return f'<span class="nl-state {kinds.get(state, "")}">{html.escape(state)}</span>'
+
+
+def printed_number(cell: published.Cell) -> str:
+    """A printed number with the definition it was printed with: `53.04 ± 1.04 (best epoch)`."""
+    if cell.published_value is None:
+        return NOT_AVAILABLE
+    std = f" ± {cell.published_std:.2f}" if cell.published_std is not None else ""
+    how = {"mean10": "mean of last ten epochs", "not stated": "epoch not stated"}
+    return f"{cell.published_value:.2f}{std} ({how.get(cell.metric, f'{cell.metric} epoch')})"
 
 
 def duration(seconds: float) -> str:
@@ -248,7 +274,7 @@ def table(cells: Iterable[Summary], *, caption: str = "",
         if not printed:
             parts.append('<p class="nl-note">No paper prints a number for these settings.</p>')
     text = "; ".join(f"{c.setting.method}: {plus_minus(c.last, c.n)}" for c in cells)
-    return Html("".join(parts) or "<p>No cell was asked for.</p>", text)
+    return Html(STYLE + "".join(parts) if parts else "<p>No cell was asked for.</p>", text)
 
 
 def summary_table(runs: Iterable[Run], wanted: Iterable[Setting] = (), *, caption: str = "",
@@ -261,7 +287,7 @@ def _row(c: Summary, name: str, printed: published.Cell | None, holds: bool | No
     ours = c.metric(printed.metric) if printed else [100 * r.last() for r in c.runs]
     said = published.verdict(c.setting.budget, ours, printed.published_value if printed else None,
                              printed.published_std if printed else None, holds)
-    verdict = f"<b>{said.state}</b><small>{html.escape(said.sentence)}</small>"
+    verdict = f"{badge(said.state)}<small>{html.escape(said.sentence)}</small>"
     failed = f", {c.failed} failed" if c.failed else ""
     if c.n == 0:
         return [name, f"not run{failed}", "–", "–", "–", "–", _printed(printed), verdict]
@@ -278,22 +304,18 @@ def _row(c: Summary, name: str, printed: published.Cell | None, holds: bool | No
 def _printed(cell: published.Cell | None) -> str:
     if cell is None:
         return NOT_AVAILABLE
-    std = f" ± {cell.published_std:.2f}" if cell.published_std is not None else ""
-    how = "epoch not stated" if cell.metric == "not stated" else f"{cell.metric} epoch"
-    if cell.metric == "mean10":
-        how = "mean of last ten epochs"
-    return (f"{cell.published_value:.2f}{std}<small>{how}, {html.escape(cell.network)}; "
-            f"{html.escape(cell.source)}</small>")
+    number, how = printed_number(cell).removesuffix(")").split(" (")
+    return f"{number}<small>{how}, {html.escape(f'{cell.network}; {cell.source}')}</small>"
 
 
 def _name(c: Summary, among: Sequence[Summary]) -> str:
     """The method, and below it what tells this row from the others of its table."""
     s = c.setting
-    noise = f"{s.noise} {100 * s.rate:.0f} %" if not s.noise.startswith("human-") else s.noise
+    noise = f"{s.noise} {100 * s.rate:.0f}\u00a0%" if not s.noise.startswith("human-") else s.noise
     said = [s.dataset, noise]
     for other in among:
         o = other.setting
-        if o != s and (o.method, o.dataset, o.noise, o.rate) == (
+        if o.key != s.key and (o.method, o.dataset, o.noise, o.rate) == (
                 s.method, s.dataset, s.noise, s.rate):
             said += _differences(s, o)
     if c.n:

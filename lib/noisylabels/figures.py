@@ -174,6 +174,10 @@ def learning_curves(runs: Iterable[Run], columns: str | Sequence[str] = "test", 
         groups.setdefault(by(run) if by else name_of(run.setting.method), []).append(run)
     if not groups:
         raise ValueError("there is no run to draw; train one first.")
+    if by is None:  # the same order in every figure
+        order = [name for name, _ in METHODS.values()]
+        known = sorted(groups, key=lambda g: order.index(g) if g in order else len(order))
+        groups = {g: groups[g] for g in known}
     ax = axes(ax)
     many = len(groups) > 1
     for g, (label, members) in enumerate(groups.items()):

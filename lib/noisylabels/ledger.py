@@ -10,6 +10,7 @@ are never mixed; of those that decide, the largest speaks.
 
 from __future__ import annotations
 
+import html
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping
@@ -19,12 +20,24 @@ from typing import NamedTuple
 import numpy as np
 
 from . import lab, methods, published
-from ._tables import Summary, name_of, summaries
+from ._tables import (
+    STYLE,
+    Html,
+    Summary,
+    badge,
+    markup,
+    name_of,
+    plain_table,
+    plus_minus,
+    printed_number,
+    summaries,
+)
 from .published import MARGIN, MIN_RUNS, Cell, Check, Claim, Verdict
 from .runs import Run
 
 BUDGETS = ("paper", "fast", "laptop")
 """Budgets that can decide a claim, the strongest first; the digits of `smoke` decide none."""
+STATES = (*published.STATES, "nothing to measure")
 POINTS = 10.0  # rule `mends`: this far above the given labels
 AUC = 0.75  # rule `ranks`
 
@@ -71,7 +84,8 @@ def usual(recorded: Iterable[Run]) -> list[Run]:
 def _is_usual(run: Run) -> bool:
     s = run.setting
     try:
-        return lab.setting(s.method, s.dataset, s.noise, s.rate, s.budget).cell == s.cell
+        wanted = lab.setting(s.method, s.dataset, s.noise, s.rate, s.budget)
+        return wanted.cell.key == s.cell.key
     except ValueError:  # a method, noise or data set that is known no more
         return False
 
@@ -176,7 +190,7 @@ def judge(claim: Claim, recorded: Iterable[Run]) -> Entry:
     recorded = list(recorded)
     checks = published.load_checks(claim=claim.id) if claim.id in _checked() else []
     if "nothing to measure" in claim.shows:
-        return Entry(claim, Verdict("not run", "A diagram or a listing: nothing to measure."))
+        return Entry(claim, Verdict(STATES[-1], "A diagram or a listing."))
     if not checks:
         words = f"No check is written for it yet. It would show: {claim.shows}."
         return Entry(claim, Verdict("not run", words), None, f"Needs {claim.needs}.")
@@ -209,7 +223,9 @@ def _direction(budget: str, checks: list[Check], found: list[Outcome], done: lis
     held = sum(o.holds is True for o in done)
     state = ("direction does not hold" if failed else
              "direction not judged" if close else "direction holds")
-    words = f"{budget} budget: {held} of {len(found)} comparisons hold"
+    words = f"{budget} budget: {held} of {len(done)} comparisons hold"
+    if len(done) < len(found):
+        words += f" ({len(found)} make the claim)"
     told = failed or close or done
     words += "".join(f"; {o.words}" for o in told[:3]) + ("; ..." if len(told) > 3 else "")
     left = sorted({c.left_out for c in checks if c.left_out})
@@ -271,9 +287,82 @@ def judge_cell(cell: Cell, recorded: Iterable[Run], claim_holds: bool | None = N
                 and r.setting.dataset == cell.dataset and r.setting.noise == cell.noise]
     for budget in budgets:
         wanted = lab.setting(**cell.arguments(budget))
-        ours = summaries((r for r in recorded if r.setting.cell == wanted.cell), [wanted])[0]
+        hits = [r for r in recorded if r.setting.cell.key == wanted.cell.key]
+        ours = summaries(hits, [wanted])[0]
         if ours.n:
             said = published.verdict(budget, ours.metric(cell.metric), cell.published_value,
                                      cell.published_std, claim_holds)
             return Target(cell, said, ours)
     return Target(cell, Verdict("not run", f"{MIN_RUNS} runs at the paper budget."))
+
+
+# --------------------------------------------------------------------------- on a page
+
+PAPERS = {"mixnn": "MixNN", "ieg": "IEG", "drpl": "DRPL", "sanm": "SANM",
+          "secondhand": "Other works"}
+
+
+def overview(entries: Iterable[Entry]) -> Html:
+    """How many claims of each paper are in which state."""
+    entries = list(entries)
+    states = [s for s in STATES if any(e.verdict.state == s for e in entries)]
+    papers = [p for p in PAPERS if any(e.claim.paper == p for e in entries)]
+    count = {(p, s): sum(e.claim.paper == p and e.verdict.state == s for e in entries)
+             for p in papers for s in states}
+    rows = [[PAPERS[p], sum(count[p, s] for s in states), *(count[p, s] for s in states)]
+            for p in papers]
+    totals = ["All", len(entries), *(sum(count[p, s] for p in papers) for s in states)]
+    return plain_table(["Paper", "Claims", *(s.capitalize() for s in states)], [*rows, totals])
+
+
+def claim_list(entries: Iterable[Entry]) -> Html:
+    """Claims that unfold: the state and the claim; inside, what was compared and the source."""
+    parts = []
+    for e in entries:
+        c = e.claim
+        lines = [("State", f"{e.verdict.sentence} {e.would_take}".strip()),
+                 ("Printed", c.target), ("What would show it", c.shows),
+                 ("Where", f"{c.where}. {c.source} ({c.confidence})"), ("Name", c.id)]
+        inside = "".join(f"<p><b>{name}:</b> {html.escape(text)}</p>"
+                         for name, text in lines if text)
+        parts.append(f'<details class="nl-fold"><summary>{badge(e.verdict.state)}'
+                     f"{html.escape(c.claim)}</summary>{inside}</details>")
+    return Html(STYLE + "".join(parts) if parts else "<p>No claim is in this state.</p>",
+                f"{len(parts)} claims")
+
+
+def target_list(targets: Iterable[Target]) -> Html:
+    """Printed numbers that unfold by the table they stand in, ours beside them."""
+    tables: dict[tuple[str, str], list[Target]] = {}
+    for t in targets:
+        tables.setdefault((t.cell.paper, t.cell.table), []).append(t)
+    parts = []
+    for (_, name), members in tables.items():
+        run = sum(t.ours is not None for t in members)
+        shut = sum(not t.cell.runnable for t in members)
+        what = "number" if any(t.cell.published_value is not None for t in members) else "setting"
+        said = f"{len(members)} {what}{'s' if len(members) > 1 else ''}"
+        said += f", {run} run" + (f", {shut} cannot be run here" if shut else "")
+        header = ["Method", "Printed", "Ours", "State"]
+        rows = [_target_row(t) for t in members]
+        grid = markup("", header, rows, {"Printed": "num", "Ours": "num", "State": "wide"})
+        sources = "; ".join(dict.fromkeys(t.cell.source for t in members))
+        parts.append(f'<details class="nl-fold"><summary><b>{html.escape(name)}</b>: {said}'
+                     f"</summary><p>{html.escape(sources)}</p>{grid}</details>")
+    return Html(STYLE + "".join(parts), f"{sum(map(len, tables.values()))} printed numbers")
+
+
+def _target_row(t: Target) -> list[str]:
+    c = t.cell
+    rate = f" {100 * c.rate:g}\u00a0%" if c.rate is not None and "human" not in c.noise else ""
+    head = (f"{html.escape(name_of(c.method))}<small>{html.escape(c.dataset)}, "
+            f"{html.escape(c.noise)}{rate}, {html.escape(c.network)}</small>")
+    ours = "–"
+    if t.ours is not None:
+        values = t.ours.metric(c.metric)
+        spread = statistics.stdev(values) if len(values) > 1 else math.nan
+        shown = plus_minus((statistics.fmean(values), spread), len(values))
+        ours = f"{shown}<small>n = {len(values)}, {t.ours.setting.budget}</small>"
+    number, how = (printed_number(c).removesuffix(")").split(" (") + [""])[:2]
+    return [head, f"{number}<small>{how}</small>", ours,
+            f"{badge(t.verdict.state)}<small>{html.escape(t.verdict.sentence)}</small>"]

@@ -32,9 +32,9 @@ STATES = (
     "direction holds", "direction does not hold", "direction not judged",
 )  # fmt: skip
 RULES = {
-    "above": "the last epoch of `method` lies above that of each of `others`, by more than two "
-    "standard errors of the difference over paired seeds",
-    "number": "the printed numbers of the cells in `others` are met, by the verdict rule",
+    "above": "the last epoch of the method lies above that of each of the others, by more than "
+    "two standard errors of the difference over paired seeds",
+    "number": "each printed number is met, by the verdict rule",
     "level": "the mean of the last ten epochs lies at most one point below the best epoch",
     "memorises": "test accuracy ends more than one point below its best, while the share of wrong "
     "labels learnt has risen since",
