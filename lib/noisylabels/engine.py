@@ -140,6 +140,8 @@ class Task:
         seed: of every random draw of the training (`init_seed` of the setting).
         oracle: bool (N,), which labels are wrong: only for a setting that asks for this upper
             bound by its option `oracle`; None for all others.
+        transition: float32 (C, C), the true transition matrix (rows: true class): only for a
+            setting whose option `transition` is "true"; None for all others.
     """
 
     images: Tensor
@@ -152,6 +154,7 @@ class Task:
     trusted: tuple[Tensor, Tensor] | None = None
     seed: int = 0
     oracle: Tensor | None = None
+    transition: Tensor | None = None
     execution: Execution = field(default_factory=Execution)
     precision: str = "float32"
     generators: dict[str, torch.Generator] = field(default_factory=dict)
@@ -330,7 +333,7 @@ class WeightAverage:
     The decay of update t (from 0) is min(decay, (1 + t) / (10 + t)). Buffers are copied.
     """
 
-    def __init__(self, net: nn.Module, decay: float = 0.999) -> None:
+    def __init__(self, net: networks.Network, decay: float = 0.999) -> None:
         self.module = copy.deepcopy(net).requires_grad_(False)
         self.decay = decay
         self.updates = 0

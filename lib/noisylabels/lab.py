@@ -89,7 +89,8 @@ def setting(method: str, dataset: str = "digits", noise: str = "symmetric", rate
     values |= _typed(module.Settings, options)
     resolved = module.Settings(**values)
     if trusted_per_class is None:
-        trusted_per_class = getattr(module, "TRUSTED_PER_CLASS", 0)
+        wanted = getattr(module, "trusted_per_class", None)
+        trusted_per_class = 0 if wanted is None else wanted(dataset, budget)
     return Setting(
         method=method, dataset=dataset, noise=noise, rate=rate, budget=budget,
         options=dataclasses.asdict(resolved),
@@ -183,6 +184,8 @@ def prepare(s: Setting, execution: engine.Execution | None = None) -> tuple[engi
         strong=strong_view(data), seed=s.init_seed, execution=execution,
         precision=recipe.precision,
         oracle=labels.wrong[in_train].to(device) if getattr(recipe, "oracle", False) else None,
+        transition=labels.transition.float().to(device)
+        if getattr(recipe, "transition", "") == "true" else None,
         trusted=None if not len(split.trusted) else (data.x_train[split.trusted].to(device),
                                                      data.y_train[split.trusted].to(device)))
     probe = torch.arange(len(split.train))

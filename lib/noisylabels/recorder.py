@@ -128,9 +128,11 @@ class Recorder:
         self._notes.update(values)
 
     def p_clean(self, values: Tensor, suffix: str = "") -> None:
-        """Hand over p(label is right) (N,); recorded: its AUC against the truth."""
+        """Hand over p(label is right) (N,); recorded: its AUC and its means by the truth."""
         right = ~self.truth.wrong
-        self.note(**{f"auc{suffix}": mixtures.auc(values, right)})
+        mean_right, mean_wrong = ((values * g).sum() / g.sum() for g in (right, ~right))
+        self.note(**{f"auc{suffix}": mixtures.auc(values, right),
+                     f"p_right{suffix}": mean_right, f"p_wrong{suffix}": mean_wrong})
         self.signal(f"p_clean{suffix}", values)
 
     def targets(self, values: Tensor, suffix: str = "") -> None:

@@ -1,0 +1,296 @@
+"""IEG (Zhang et al., CVPR 2020): a tiny trusted set steers sample weights and label choices.
+
+"Distilling Effective Supervision from Severe Label Noise". Each step first asks: if the network
+took one step on this noisy batch, how would the loss on trusted samples change with the weight
+omega_i and the label share lambda_i of each noisy sample? Samples whose weight should grow count;
+labels that should be trusted less are replaced by the network's own guess g.
+
+    g      = sharpen(1/2 softmax(rms z) + 1/2 softmax(rms z_s), tau)   z weak, z_s strong view
+    l_i    = CE(lambda_0 y_i + (1 - lambda_0) g_i, z_i)
+    theta^ = theta - a [grad (1/n) sum_i l_i + wd theta + mu momentum]              look-ahead
+    v      = grad_theta^ of (mean trusted CE + wd/2 |theta^|^2)
+    d omega_i  = -a   <grad l_i(theta), v>                      d lambda_i = -(a/n) <grad d_i, v>
+    omega_i = [-d omega_i]_+ / (sum + 1e-5)                     d_i = CE(y_i - g_i, z_i)
+    y*_i    = y_i where d lambda_i < 0, else g_i
+
+Both inner products are derivatives along v at theta: one forward-mode pass gives them exactly, no
+second derivative is taken (the page derives it; double backward is the test's oracle).
+
+    L = 1/2 [mean CE(y*, z) + sum_i omega_i l_i]                          re-label, re-weight
+        + L_p + p L_u                          mixup of trusted, weak and strong; by dominant image
+        + k mean KL(softmax z (stopped) || softmax z_s)                               consistency
+
+Batch-norm uses batch statistics in every pass; running statistics come from the weak noisy pass
+alone. Evaluated with averaged weights; cosine cycles with growing length and falling peak.
+Settings: the official code (google-research, folder ieg). Ours differs: a standard wide residual
+network, the 25 published AutoAugment policies, per-channel normalisation, and a strong view with
+its own crop instead of one on top of the weak view.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, jvp
+
+from .. import engine, networks, objectives, views
+from ..networks import Network
+from ..recorder import Recorder
+
+
+@dataclass(frozen=True)
+class Settings(engine.Recipe):
+    """What IEG adds to the recipe; `lr` is the first cycle's peak, the floor is 0.
+
+    Args:
+        steps: of the whole training; 0: `epochs` passes. cycle: steps of the first cycle, 0: three
+            cycles fill the training; growth, peak_decay: from one cycle to the next.
+        tau, lambda_0: sharpening and the look-ahead's label share. look, look_momentum: a and mu.
+        p, k: weights of L_u and of the consistency; data_weight: 1/2 in the code, 1 in the paper.
+        rms: divide logits by their root mean square (code); square_mix: coefficient 1 - U^2 / 2
+            (code) instead of Beta(mix_beta, mix_beta); pseudo_grad: let the look-ahead's gradient
+            flow through g (code, apparently unintended).
+        isolation: samples with omega below it alone feed L_u (paper); None: all (code).
+        policy: `autoaugment` or `randaugment`. average: decay of the averaged weights.
+        reweight, relabel, mix: switches of the ablations.
+    """
+
+    network: str = "wrn28-10"
+    batch_size: int = 100
+    lr: float = 0.1
+    weight_decay: float = 5e-4
+    epochs: int = 172
+    steps: int = 85_498
+    cycle: int = 500
+    growth: float = 1.5
+    peak_decay: float = 0.9
+    tau: float = 0.5
+    lambda_0: float = 0.9
+    look: float = 0.1
+    look_momentum: float = 0.9
+    p: float = 5.0
+    k: float = 20.0
+    data_weight: float = 0.5
+    rms: bool = True
+    square_mix: bool = True
+    mix_beta: float = 0.5
+    pseudo_grad: bool = False
+    isolation: float | None = None
+    policy: str = "autoaugment"
+    average: float = 0.999
+    reweight: bool = True
+    relabel: bool = True
+    mix: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.policy not in ("autoaugment", "randaugment"):
+            raise ValueError(f"unknown policy {self.policy!r}; allowed: autoaugment, randaugment.")
+        if not 0 <= self.lambda_0 <= 1:
+            raise ValueError(f"lambda_0 must lie in [0, 1], not {self.lambda_0}.")
+
+
+def trusted_per_class(dataset: str, budget: str) -> int:
+    """Ten a class, as in the main tables (0.1k and 1k); three of the few digits."""
+    return 3 if dataset == "digits" else 10
+
+
+def published(dataset: str, noise: str, rate: float) -> dict[str, Any]:
+    """One set of values for both datasets."""
+    return {}
+
+
+def scaled(budget: str, dataset: str, noise: str, rate: float) -> dict[str, Any]:
+    """Three cycles over the budget's epochs; a step costs seven of cross entropy's."""
+    epochs, lr = {"smoke": (24, 0.05), "laptop": (8, 0.05), "fast": (30, 0.1)}[budget]
+    return {"steps": 0, "cycle": 0, "epochs": epochs, "lr": lr, "average": 0.99,
+            **({"network": "wrn28-2"} if budget == "fast" else {})}
+
+
+def learning_rate(step: int, total: int, s: Settings) -> float:
+    """Rate at the 0-based step: cosine cycles to zero, length x growth, peak x decay."""
+    length = s.cycle or total / (1 + s.growth + s.growth**2)
+    peak, start = s.lr, 0.0
+    while step >= start + length - 1e-9:
+        start, length, peak = start + length, length * s.growth, peak * s.peak_decay
+    return 0.5 * peak * (1 + math.cos(math.pi * (step - start) / length))
+
+
+def cycle_ends(s: Settings, total: int) -> list[int]:
+    """Steps after which a cycle ends: the fair points to stop and to compare at."""
+    length, ends = float(s.cycle or total / (1 + s.growth + s.growth**2)), []
+    end = length
+    while end <= total + 1e-6:
+        ends.append(round(end))
+        length *= s.growth
+        end += length
+    return ends
+
+
+def pseudo_label(z: Tensor, z_strong: Tensor, s: Settings) -> Tensor:
+    """g (B, C): the sharpened mean prediction over the weak and the strong view."""
+    scale = objectives.rms_normalise if s.rms else (lambda a: a.float())
+    p = 0.5 * (scale(z).softmax(1) + scale(z_strong).softmax(1))
+    return objectives.sharpen(p, s.tau)
+
+
+class Quiet:
+    """A network called with given weights, in train mode, leaving its running statistics alone."""
+
+    def __init__(self, net: Network) -> None:
+        self.net = net
+        self.weights = dict(net.named_parameters())
+
+    def __call__(self, x: Tensor, weights: dict[str, Tensor] | None = None) -> Tensor:
+        buffers = {k: b.clone() for k, b in self.net.named_buffers()}
+        return functional_call(self.net, {**(weights or self.weights), **buffers}, (x,))
+
+
+@torch.compiler.disable
+def meta_gradients(quiet: Quiet, momentum: dict[str, Tensor], z: Tensor, x: Tensor, x_s: Tensor,
+                   y: Tensor, g: Tensor, x_t: Tensor, y_t: Tensor, s: Settings
+                   ) -> tuple[Tensor, Tensor]:
+    """d omega and d lambda (B,): how the trusted loss changes with each weight and label share.
+
+    z: logits of x with their graph (kept for the main loss). momentum: of the main optimiser.
+    """
+    weights, n = quiet.weights, len(x)
+    names = list(weights)
+
+    def losses_of(z: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        return (objectives.soft_cross_entropy(z, s.lambda_0 * y + (1 - s.lambda_0) * g, "none"),
+                objectives.soft_cross_entropy(z, y - g, "none"))                  # l_i, d_i
+
+    look = losses_of(z, g)[0].mean()
+    grads = torch.autograd.grad(look, [weights[k] for k in names], retain_graph=True)
+    with torch.no_grad():
+        ahead = {k: (weights[k] - s.look * (d + s.weight_decay * weights[k]
+                                            + s.look_momentum * momentum[k]))     # look-ahead
+                 for k, d in zip(names, grads, strict=True)}
+    ahead = {k: t.requires_grad_() for k, t in ahead.items()}
+    trusted = objectives.soft_cross_entropy(quiet(x_t, ahead), y_t)
+    v = torch.autograd.grad(trusted, [ahead[k] for k in names])
+    along = {k: d + s.weight_decay * ahead[k].detach() for k, d in zip(names, v, strict=True)}
+
+    def at(theta: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        z = quiet(x, theta)
+        return losses_of(z, pseudo_label(z, quiet(x_s, theta), s) if s.pseudo_grad else g)
+
+    fixed = {k: t.detach() for k, t in weights.items()}
+    d_l, d_d = jvp(at, (fixed,), (along,))[1]                 # one forward-mode pass
+    return -s.look * d_l.detach(), -s.look / n * d_d.detach()
+
+
+def coefficients(d_omega: Tensor, d_lambda: Tensor) -> tuple[Tensor, Tensor]:
+    """omega (B,), at most 1 in sum, and which given labels are kept, bool (B,)."""
+    omega = (-d_omega).clamp(min=0)
+    return omega / (omega.sum() + 1e-5), d_lambda < 0
+
+
+def strong_view(task: engine.Task, s: Settings) -> views.View:
+    """The policy, then crop, flip and cutout; on images that are not 32 wide, cutout of half."""
+    size = task.images.shape[-1]
+    policy = views.AutoAugment.ieg() if s.policy == "autoaugment" else views.RandAugment.ieg()
+    if size == 32:
+        return views.Chain((policy, views.Weak.ieg_strong(), views.Cutout.ieg()))
+    return views.Chain((task.weak, policy, views.Cutout.ieg(size // 2)))
+
+
+class Trusted:
+    """The trusted set, a batch at a time: class after class in turn, weakly augmented, cycled."""
+
+    def __init__(self, task: engine.Task, size: int) -> None:
+        if task.trusted is None:
+            raise ValueError("this method needs trusted samples: set trusted_per_class >= 1.")
+        images, labels = task.trusted
+        self.task = task
+        first = torch.zeros(len(labels), dtype=torch.int64, device=task.device)
+        for c in range(task.num_classes):  # once: the k-th of each class, then the k+1-th, ...
+            mine = labels == c
+            first = torch.where(mine, mine.cumsum(0), first)
+        order = (first * task.num_classes + labels).argsort()
+        self.images, self.labels = images[order], labels[order]
+        self.size, self.at = size, torch.zeros((), dtype=torch.int64, device=task.device)
+
+    def next(self) -> tuple[Tensor, Tensor]:
+        """Normalised images (size, C, H, W) and one-hot labels (size, K)."""
+        steps = torch.arange(self.size, device=self.at.device)
+        index = (self.at + steps) % len(self.labels)
+        self.at.add_(self.size).remainder_(len(self.labels))
+        seen = self.task.weak(self.images[index], self.task.rng("trusted"))
+        y = objectives.one_hot(self.labels[index], self.task.num_classes).float()
+        return self.task.normalise(seen), y
+
+
+def train(task: engine.Task, s: Settings, log: Recorder) -> Network:
+    net, opt = engine.start(s, task)
+    if task.precision == "bfloat16":  # forward mode refuses autocast; casts inside serve as well
+        networks.cast_convolutions(net, torch.bfloat16)
+    quiet, trusted, average = Quiet(net), Trusted(task, s.batch_size), engine.WeightAverage(
+        net, s.average)
+    draws = task.rng("ieg")
+    given = objectives.one_hot(task.y_given, task.num_classes).float()
+    kept = torch.zeros(len(task), device=task.device)  # lambda*: 1 where the given label was kept
+    scale = objectives.rms_normalise if s.rms else (lambda a: a.float())
+
+    def mixed_losses(x: Tensor, x_s: Tensor, g: Tensor, x_t: Tensor, y_t: Tensor) -> tuple:
+        """L_p, and L_u of each dominant noisy image (2B,)."""
+        n = len(x)
+        pick = torch.randint(len(x_t), (n,), generator=draws, device=x.device)
+        pool, labels = torch.cat([x_t[pick], x, x_s]), torch.cat([y_t[pick], g, g])
+        j = torch.randperm(3 * n, generator=draws, device=x.device)
+        m = objectives.draw_dominant(draws, (3 * n,), x.device, s.mix_beta) if s.square_mix else (
+            objectives.dominant(objectives.draw_beta(s.mix_beta, draws, (3 * n,), x.device)))
+        m = m if s.mix else torch.ones_like(m)
+        z = quiet(objectives.mixup(pool, j, m)).split(n)
+        t = objectives.mixup(labels, j, m).split(n)
+        each = [objectives.soft_cross_entropy(scale(a), b, "none")
+                for a, b in zip(z, t, strict=True)]
+        return each[0].mean(), torch.cat(each[1:])
+
+    @engine.step(opt, task)
+    def step(i, x, x_s):
+        with torch.autocast(task.device.type, enabled=False):
+            y, (x_t, y_t) = given[i], trusted.next()
+            z, z_s = net(x), quiet(x_s)
+            g = pseudo_label(z, z_s, s)
+            stopped = g.detach()
+            l_p, l_u = mixed_losses(x, x_s, stopped, x_t, y_t)
+            momentum = {k: opt.state[w].get("momentum_buffer") if w in opt.state else None
+                        for k, w in quiet.weights.items()}
+            momentum = {k: torch.zeros_like(quiet.weights[k]) if b is None else b
+                        for k, b in momentum.items()}
+            omega, keep = coefficients(*meta_gradients(
+                quiet, momentum, z, x, x_s, y, g if s.pseudo_grad else stopped, x_t, y_t, s))
+            kept.index_copy_(0, i, keep.float())
+            n = len(i)
+            if not s.reweight:
+                omega = torch.full_like(omega, 1 / n)
+            labels = torch.where(keep[:, None], y, stopped) if s.relabel else y
+            weighed = omega * objectives.soft_cross_entropy(
+                z, s.lambda_0 * y + (1 - s.lambda_0) * stopped, "none")
+            if s.isolation is not None:
+                low = (omega < s.isolation).float().repeat(2)
+                l_u = l_u * low * (2 * n / low.sum().clamp(min=1))
+            return (s.data_weight * (objectives.soft_cross_entropy(z, labels) + weighed.sum())
+                    + l_p + s.p * l_u.mean()
+                    + s.k * objectives.kl(z.detach().float().softmax(1), z_s))
+
+    per_epoch = -(-len(task) // s.batch_size)
+    total = s.steps or s.epochs * per_epoch
+    epochs = -(-total // per_epoch)
+    strong = strong_view(task, s)
+    for epoch in log.epochs(epochs, net, opt, average, kept, trusted.at, predict=average.module):
+        for k, (i, x, x_s) in enumerate(task.batches(s.batch_size, task.weak, strong)):
+            now = (epoch - 1) * per_epoch + k
+            if now >= total:
+                break
+            engine.set_lr(opt, learning_rate(now, total, s))
+            log.loss(step(i, x, x_s))
+            average.update(net)
+        log.p_clean(kept)
+    return average.module
