@@ -35,6 +35,7 @@ from ..networks import Network
 from ..recorder import Recorder
 
 Step = Callable[..., Tensor]
+Started = tuple[Network, torch.optim.SGD]
 
 
 @dataclass(frozen=True)
@@ -66,16 +67,29 @@ class Settings(engine.Recipe):
     loss_history: int = 1
 
 
+def one_way(noise: str) -> bool:
+    """Whether wrong labels go to one similar class or few: "asymmetric" in the authors' words."""
+    return "asymmetric" in noise or noise in ("superclass", "drpl-nonuniform")
+
+
 def published(dataset: str, noise: str, rate: float) -> dict[str, Any]:
-    """lambda_u, tau and history by noise level; between the tabled rates the lower one counts."""
-    asymmetric = noise.startswith("asymmetric")
-    if dataset == "cifar100":
-        lambda_u = 150.0 if asymmetric or rate >= 0.5 else 25.0
+    """lambda_u, tau and history by noise level.
+
+    The authors give 20, 50, 80 and 90 %: on CIFAR-10 40 % counts as 50 here, on CIFAR-100 as 20.
+    CIFAR-100's asymmetric value is that of C2D; on human labels lambda_u is 0, as in the table of
+    CIFAR-N, and the rate, which nobody knows, chooses nothing.
+    """
+    human = noise.startswith("human")
+    extreme = rate >= 0.9 and not human
+    if human or (dataset != "cifar100" and (one_way(noise) or rate < 0.4)):
+        lambda_u = 0.0
+    elif dataset == "cifar100":
+        lambda_u = 150.0 if one_way(noise) or rate >= 0.5 else 25.0
     else:
-        lambda_u = 0.0 if asymmetric or rate < 0.4 else 50.0 if rate >= 0.9 else 25.0
-    return {"warm_up": 30 if dataset == "cifar100" else 10, "entropy_penalty": asymmetric,
-            "lambda_u": lambda_u, "tau": 0.6 if rate >= 0.9 else 0.5,
-            "loss_history": 5 if rate >= 0.9 else 1}
+        lambda_u = 50.0 if extreme else 25.0
+    return {"warm_up": 30 if dataset == "cifar100" else 10, "entropy_penalty": one_way(noise),
+            "lambda_u": lambda_u, "tau": 0.6 if extreme else 0.5,
+            "loss_history": 5 if extreme else 1}
 
 
 def scaled(budget: str, dataset: str, noise: str, rate: float) -> dict[str, Any]:
@@ -102,7 +116,7 @@ def clean_probability(net: Network, task: engine.Task, history: Tensor, seen: in
 def divide(w: Tensor, tau: float, batch: int) -> tuple[Tensor, Tensor]:
     """Labelled and unlabelled indices by w (N,); at least one batch each (reads one number)."""
     order = w.argsort(descending=True, stable=True)
-    count = int((w > tau).sum().clamp(min(batch, len(w) // 2), len(w) - min(batch, len(w) // 2)))
+    count = int((w > tau).sum().clamp(batch, len(w) - batch))
     return order[:count], order[count:]
 
 
@@ -141,13 +155,17 @@ def mixmatch_loss(net: Network, x: Tensor, t: Tensor, labelled: int, lambda_u: T
     return fit + lambda_u * rest + objectives.prior_kl(z.float().softmax(1))           # + L_reg
 
 
-def co_train(task: engine.Task, s: Any, log: Recorder, step_for: Callable[..., Step],
-             wanted: tuple[views.View, ...], warm_view: views.View, state: tuple = ()) -> Network:
+def co_train(task: engine.Task, s: Any, log: Recorder, started: list[Started],
+             step_for: Callable[..., Step], wanted: tuple[views.View, ...], state: tuple = ()
+             ) -> Network:
     """Warm-up and the alternating epochs. `step_for(k, nets, optimiser, lambda_u)` gives the step.
 
-    `wanted`: the views of each sample in a step; `state`: what else a checkpoint must hold.
+    `started`: two networks with their optimisers; `wanted`: the views of each sample in a step;
+    `state`: what else a checkpoint must hold.
     """
-    started = [engine.start(s, task, salt=k) for k in (0, 1)]
+    if len(task) < 2 * s.batch_size:
+        raise ValueError(f"a labelled and an unlabelled batch of {s.batch_size} need at least "
+                         f"{2 * s.batch_size} samples, not {len(task)}; use a smaller batch_size.")
     nets, optimisers = [a for a, _ in started], [b for _, b in started]
     given = objectives.one_hot(task.y_given, task.num_classes).float()
     lambda_u = torch.zeros((), device=task.device)
@@ -167,7 +185,7 @@ def co_train(task: engine.Task, s: Any, log: Recorder, step_for: Callable[..., S
     for epoch in log.epochs(s.warm_up, *everything, predict=nets, stage="warm-up"):
         for k in (0, 1):
             engine.set_lr(optimisers[k], s.lr_at(epoch))
-            for i, x in task.batches(2 * s.batch_size, warm_view):
+            for i, x in task.batches(2 * s.batch_size):
                 log.loss(warm[k](i, x))
     for e in log.epochs(s.epochs - s.warm_up, *everything, predict=nets, stage="co-train"):
         found = [clean_probability(nets[k], task, history[k], e - 1) for k in (0, 1)]
@@ -181,10 +199,11 @@ def co_train(task: engine.Task, s: Any, log: Recorder, step_for: Callable[..., S
             for n, batch in enumerate(pairs(task, s.batch_size, labelled, unlabelled, wanted)):
                 lambda_u.fill_(s.lambda_u * min(1.0, (e - 1 + n / count) / max(1, s.ramp)))
                 seen = 1 + len(wanted)
-                i, u, x, v = batch[0], batch[seen], batch[1:seen], batch[seen + 1:]
-                log.loss(steps[k](given[i], w[i], w[u], *x, *v))
-            log.note(**{f"labelled_{k + 1}": float(len(labelled)),
-                        f"status_{k + 1}": found[k][1]})
+                i, u = batch[0], batch[seen]
+                log.loss(steps[k](given[i], w[i], w[u], *batch[1:seen], *batch[seen + 1:]))
+            facts: dict[str, Any] = {f"labelled_{k + 1}": float(len(labelled)),
+                                     f"status_{k + 1}": found[k][1]}
+            log.note(**facts)
             log.p_clean(found[k][0], f"_{k + 1}")
     return nets[0]
 
@@ -205,4 +224,5 @@ def train(task: engine.Task, s: Settings, log: Recorder) -> Network:
 
         return step
 
-    return co_train(task, s, log, step_for, (task.weak, task.weak), task.weak)
+    started = [engine.start(s, task, salt=k) for k in (0, 1)]
+    return co_train(task, s, log, started, step_for, (task.weak, task.weak))

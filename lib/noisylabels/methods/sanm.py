@@ -13,12 +13,13 @@ spot, paints over it, and takes the same share from the label, more of both the 
     L     = host on (views, y^) and (x+, y~), (x-, y~)  +  lambda_rec L_rec                   (2.7)
 
 Two networks and the schedule are the host's (see `dividemix`). Four training views (AutoAugment
-twice, RandAugment with cutout twice), two guessing views, of which the first is masked. With the views `weak2` and `branches="off"` nothing but DivideMix is left.
+twice, RandAugment with cutout twice), two guessing views, of which the first is masked. With the
+views `weak2` and `branches="off"` nothing but DivideMix is left.
 
 Defaults: the official code (commit e22c42f), with logits, not its double softmax. The paper's text
 was not available; where its figure and its users' reports differ from the code (box centred on the
-peak, black, one box) there is a setting. Section numbers are those of this book's notes. Not built:
-the code's colour jitter and affine views in warm-up (crop and flip serve), bicubic shear.
+peak, black, one box) there is a setting. Not built: the code's colour jitter and affine views in
+warm-up (crop and flip serve), bicubic shear. (2.2) to (2.7) are the numbers of this docstring.
 """
 
 from __future__ import annotations
@@ -91,13 +92,13 @@ class Settings(dividemix.Settings):
 def published(dataset: str, noise: str, rate: float) -> dict[str, Any]:
     """The host's table, the code's 20 warm-up epochs on CIFAR-100; ELR's own two numbers."""
     elr = ({"elr_beta": 0.9, "elr_lam": 7.0} if dataset == "cifar100" else
-           {"elr_beta": 0.9, "elr_lam": 1.0} if noise.startswith("asymmetric") else {})
+           {"elr_beta": 0.9, "elr_lam": 1.0} if dividemix.one_way(noise) else {})
     return {**dividemix.published(dataset, noise, rate), **elr,
             "warm_up": 20 if dataset == "cifar100" else 10}
 
 
 def scaled(budget: str, dataset: str, noise: str, rate: float) -> dict[str, Any]:
-    """DivideMix's short schedules; still shorter on a laptop, where an epoch costs three of its."""
+    """DivideMix's short schedules; shorter on a laptop, where an epoch costs three of its own."""
     return {**dividemix.scaled(budget, dataset, noise, rate),
             **({"epochs": 8} if budget == "laptop" else {})}
 
@@ -178,8 +179,7 @@ def train(task: engine.Task, s: Settings, log: Recorder) -> Network:
         """Last map and prediction, without gradient."""
         with torch.no_grad():
             f = net.maps(x)
-            z = net.head(net.pool(f)).float().softmax(1)
-            return f, z.softmax(1) if s.head == "probs" else z
+            return f, net.head(net.pool(f)).float().softmax(1)
 
     def masked(x, f, w, targets):
         u = torch.rand(len(x), 4 + 2 * channels, generator=draws, device=x.device)
@@ -223,13 +223,26 @@ def train(task: engine.Task, s: Settings, log: Recorder) -> Network:
         return step
 
     if s.host == "dividemix":
-        return dividemix.co_train(task, s, log, step_for, wanted, task.weak, tuple(decoders))
+        started = [start(s, task, k) for k in (0, 1)]
+        return dividemix.co_train(task, s, log, started, step_for, wanted, tuple(decoders))
     return one_network(task, s, log, decoders, see, masked, rebuild)
+
+
+def start(s: Settings, task: engine.Task, salt: int = 0) -> dividemix.Started:
+    """Network and optimiser; with `head="probs"` its outputs are probabilities, not logits.
+
+    All that follows takes them for logits and applies softmax once more, as the released code.
+    """
+    net, optimiser = engine.start(s, task, salt=salt)
+    if s.head == "probs":
+        logits = net.head
+        net.head = lambda features: logits(features).float().softmax(1)  # type: ignore
+    return net, optimiser
 
 
 def one_network(task, s, log, decoders, see, masked, rebuild) -> Network:
     """The hosts cross entropy and ELR (2.9): one network, masks after the warm-up."""
-    net, opt = engine.start(s, task)
+    net, opt = start(s, task)
     if decoders:
         opt.add_param_group({"params": list(decoders[0].parameters())})
     memory = torch.zeros(len(task), task.num_classes, device=task.device)
