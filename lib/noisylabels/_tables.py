@@ -68,9 +68,10 @@ class Summary:
         return len(self.runs)
 
     def over(self, number: Callable[[Run], float]) -> Pair:
-        """Mean and sample standard deviation over the runs of a number, NaN without runs."""
+        """Mean and sample standard deviation over the runs of a number; NaN where one has none."""
         values = [number(r) for r in self.runs]
-        return mean_std(values) if values else (math.nan, math.nan)
+        known = values and not any(math.isnan(v) for v in values)
+        return mean_std(values) if known else (math.nan, math.nan)
 
     @property
     def last(self) -> Pair:
