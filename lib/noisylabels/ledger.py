@@ -26,6 +26,7 @@ from ._tables import (
     Summary,
     badge,
     markup,
+    mean_last_10,
     name_of,
     plain_table,
     plus_minus,
@@ -123,7 +124,7 @@ def above(one: Mapping[Seeds, Run], other: Mapping[Seeds, Run]) -> Outcome:
 
 
 def _level(run: Run) -> bool:
-    return 100 * (run.best() - run.mean_last()) <= MARGIN
+    return 100 * (run.best() - mean_last_10(run)) <= MARGIN
 
 
 def _memorises(run: Run) -> bool:
@@ -285,7 +286,7 @@ def judge_cell(cell: Cell, recorded: Iterable[Run], claim_holds: bool | None = N
         return Target(cell, Verdict("not run", f"{name_of(cell.method)} is not built yet."))
     recorded = [r for r in recorded if r.setting.method == cell.method
                 and r.setting.dataset == cell.dataset and r.setting.noise == cell.noise]
-    for budget in budgets:
+    for budget in budgets if recorded else ():
         wanted = lab.setting(**cell.arguments(budget))
         hits = [r for r in recorded if r.setting.cell.key == wanted.cell.key]
         ours = summaries(hits, [wanted])[0]

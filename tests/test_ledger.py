@@ -1,0 +1,369 @@
+"""A state follows from runs by a written rule, and what is not decided says what it would take."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from noisylabels import datasets, ledger, methods, noise, published, runs
+from noisylabels.published import Check, Claim
+from test_figures import made_up, text_of
+
+PLANNED = {"dividemix", "ieg", "drpl", "sanm", "mixnn"}
+BUILT = set(methods.NAMES)
+
+
+def claim(id="mixnn-fig2a", **changes):
+    values = dict(paper="mixnn", id=id, claim="c", where="w", shows="s", source="r",
+                  confidence="printed", needs="cifar10", kind="order", target="")
+    return Claim(**{**values, **changes})
+
+
+def real(name):
+    return published.load_claims(id=name)[0]
+
+
+def three(test=(0.5, 0.8), shift=(0.0, 0.0, 0.0), columns=None, **where):
+    """Three runs on CIFAR-10 at the laptop budget whose test curves differ by `shift`."""
+    out = []
+    for seed, by in enumerate(shift):
+        where = {"dataset": "cifar10", "budget": "laptop", **where}
+        run = made_up(np.asarray(test) + by, seed=seed, **where)
+        for name, values in (columns or {}).items():
+            run.epochs[name] = np.asarray(values, float)
+        out.append(run)
+    return out
+
+
+def cases(*groups):
+    return ledger.by_case([r for g in groups for r in g], "laptop")
+
+
+# ------------------------------------------------------------------------------ the table
+
+
+def test_checks_name_claims_methods_noise_and_cells_that_exist():
+    claims = {c.id: c for c in published.load_claims()}
+    cells = {c.cell: c for c in published.load_cells()}
+    for check in published.load_checks():
+        assert check.claim in claims
+        kinds = noise.KINDS.keys()
+        assert check.noise in kinds and check.dataset in datasets.NAMES
+        assert check.method in BUILT | PLANNED
+        rates = [float(r) for r in check.rates.split()]
+        assert rates and all(0 <= r < 1 for r in rates)
+        if check.rule == "above":
+            assert set(check.others.split()) <= BUILT | PLANNED
+        elif check.rule == "number":
+            named = [cells[n] for n in check.others.split()]
+            assert {c.rate for c in named} == set(rates)
+            for c in named:
+                assert (c.paper, c.method, c.dataset, c.noise, c.runnable) == (
+                    claims[check.claim].paper, check.method, check.dataset, check.noise, True)
+        else:
+            assert check.rule in ledger.EACH and not check.others
+
+
+def test_printed_targets_of_number_claims_are_those_of_their_cells():
+    cells = {c.cell: c for c in published.load_cells()}
+    for check in published.load_checks(rule="number"):
+        target = real(check.claim).target
+        for name in check.others.split():
+            assert f"{cells[name].published_value:g}" in target, (check.claim, name)
+
+
+def test_rules_and_evaluators_agree():
+    assert set(published.RULES) == {"above", "number", *ledger.EACH}
+    assert {c.rule for c in published.load_checks()} == set(published.RULES)
+
+
+def test_an_unknown_rule_is_named_with_its_line(tmp_path):
+    text = (published.paths.published_dir() / "checks.csv").read_text().splitlines()
+    text[3] = text[3].replace(",above,", ",beats,")
+    (tmp_path / "checks.csv").write_text("\n".join(text))
+    with pytest.raises(ValueError, match=r"line 4: rule 'beats' is not one of above, number"):
+        published.load_checks(tmp_path)
+
+
+# ------------------------------------------------------------------------------ above
+
+
+def paired(*apart):
+    """Outcome of `above` for two methods that lie `apart` points apart, seed by seed."""
+    level = [0.0, 0.05, -0.05, 0.1][: len(apart)]
+    one = {(s,) * 3: made_up([0.6 + x + d / 100]) for s, (x, d) in
+           enumerate(zip(level, apart, strict=True))}
+    other = {(s,) * 3: made_up([0.6 + x]) for s, x in enumerate(level)}
+    return ledger.above(one, other)
+
+
+def test_above_is_decided_by_two_standard_errors_of_the_paired_difference():
+    # 1, 2, 3: mean 2, s 1, standard error 0.577: 2 > 1.155 although the levels differ by 10 points
+    got = paired(1, 2, 3)
+    assert got == (True, True, "+2.0 points, standard error 0.6, n = 3")
+    assert paired(-1, -2, -3).holds is False
+    close = paired(-1, 2, 3)  # mean 4/3, s 2.08, standard error 1.2
+    assert close.done and close.holds is None and close.words.startswith("too close to call")
+    assert paired(0, 0, 0).holds is None
+    assert paired(2, 2, 2).holds is True
+
+
+def test_above_takes_three_pairs():
+    got = paired(5, 5)
+    assert got == (False, None, "2 of 3 paired runs")
+    one, other = three(), three(method="gce")
+    some = {k: v for k, v in cases(other)["gce", "cifar10", "symmetric", 0.6].items()
+            if k != (1, 1, 1)}
+    assert not ledger.above(cases(one)["cross_entropy", "cifar10", "symmetric", 0.6], some).done
+
+
+# ------------------------------------------------------------------------------ other rules
+
+
+@pytest.mark.parametrize(("rule", "test", "columns", "holds"), [
+    ("level", [0.5, 0.800, 0.795], {}, False),  # mean of the last ten takes all three
+    ("level", [0.795, 0.800, 0.795], {}, True),
+    ("memorises", [0.5, 0.8, 0.6], {"wrong_fit": [0.0, 0.1, 0.9]}, True),
+    ("memorises", [0.5, 0.8, 0.795], {"wrong_fit": [0.0, 0.1, 0.9]}, False),  # falls too little
+    ("memorises", [0.5, 0.8, 0.6], {"wrong_fit": [0.0, 0.3, 0.2]}, False),
+    ("memorises", [0.5, 0.6, 0.8], {"wrong_fit": [0.0, 0.1, 0.9]}, False),  # best at the end
+    ("mends", [0.5, 0.8], {"label_accuracy": [0.46, 0.56]}, True),  # 46 % are right as given
+    ("mends", [0.5, 0.8], {"label_accuracy": [0.90, 0.55]}, False),
+    ("mends", [0.5, 0.8], {}, False),
+    ("ranks", [0.5, 0.8, 0.8], {"auc": [0.6, 0.75, np.nan]}, True),  # the last that is a number
+    ("ranks", [0.5, 0.8, 0.8], {"auc": [0.9, 0.74, np.nan]}, False),
+    ("ranks", [0.5, 0.8], {"auc": [np.nan, np.nan]}, False),
+])
+def test_rules_that_look_at_one_run(rule, test, columns, holds):
+    check = Check("c", rule, "cross_entropy", "", "cifar10", "symmetric", "0.6", "")
+    (got,) = ledger.outcomes(check, cases(three(test, columns=columns)))
+    assert (got.done, got.holds) == (True, holds)
+
+
+def test_runs_that_disagree_are_too_close_and_two_are_too_few():
+    check = Check("c", "memorises", "cross_entropy", "", "cifar10", "symmetric", "0.6 0.4", "")
+    group = three([0.5, 0.8, 0.6])
+    group[1] = three([0.5, 0.6, 0.8])[1]
+    mixed, absent = ledger.outcomes(check, cases(group))
+    assert (mixed.done, mixed.holds) == (True, None)
+    assert mixed.words == "Cross entropy, cifar10 symmetric 60 %: in 2 of 3 runs"
+    assert (absent.done, absent.holds) == (False, None)
+    assert not ledger.outcomes(check, cases(group[:2]))[0].done
+
+
+# ------------------------------------------------------------------------------ which runs count
+
+
+def test_only_finished_runs_with_usual_settings_count():
+    good = made_up()
+    assert ledger.usual([good, made_up(status="failed"), made_up(lr=0.5),
+                         made_up(trusted_per_class=2)]) == [good]
+    gone = runs.Run(runs.Setting("no_such_method", "digits", "symmetric", 0.6, "smoke"),
+                    good.info, good.epochs)
+    assert ledger.usual([gone]) == []
+
+
+def test_cases_are_kept_apart_by_budget_and_seeds():
+    found = ledger.by_case([made_up(seed=0), made_up(seed=1), *three()], "smoke")
+    assert list(found) == [("cross_entropy", "digits", "symmetric", 0.6)]
+    assert list(found["cross_entropy", "digits", "symmetric", 0.6]) == [(0, 0, 0), (1, 1, 1)]
+
+
+# ------------------------------------------------------------------------------ claims
+
+
+def test_every_claim_and_number_has_a_state_and_says_what_it_would_take():
+    entries = [ledger.judge(c, []) for c in published.load_claims()]
+    assert {e.verdict.state for e in entries} == {"not run", "nothing to measure"}
+    for e in entries:
+        assert e.budget is None
+        assert bool(e.would_take) == (e.verdict.state == "not run"), e.claim.id
+    targets = [ledger.judge_cell(c, []) for c in published.load_cells()]
+    assert {t.verdict.state for t in targets} == {"not run"}
+    assert all(t.verdict.sentence and t.ours is None for t in targets)
+    shut = [t for t in targets if not t.cell.runnable]
+    assert all(t.cell.why_not[1:] in t.verdict.sentence for t in shut)
+
+
+def test_what_it_would_take_counts_runs_and_names_methods_that_are_not_built(monkeypatch):
+    monkeypatch.setattr(methods, "NAMES", ("cross_entropy", "mixup"))
+    got = ledger.judge(real("mixnn-above-ce"), [])
+    # MixNN and cross entropy at 4 + 1 rates on two data sets, three seeds
+    assert got.would_take == (
+        "60 runs at the laptop or larger budget: MixNN, Cross entropy on cifar10 and cifar100 "
+        "(20 settings, 3 seeds each). Not built yet: MixNN.")
+    assert ledger.judge(real("ieg-c100-40"), []).would_take == (
+        "3 runs at the paper budget: IEG on cifar100 (1 setting, 3 seeds each). "
+        "Not built yet: IEG.")
+
+
+def test_a_claim_without_a_check_says_what_would_show_it():
+    got = ledger.judge(real("mixnn-fig2b"), three())
+    assert got.verdict.sentence.startswith("No check is written for it yet. It would show: the gr")
+    assert got.would_take == "Needs cifar10."
+    assert ledger.judge(real("mixnn-fig5"), []).verdict.state == "nothing to measure"
+
+
+def test_a_shape_is_read_off_the_curves():
+    holds = ledger.judge(real("mixnn-fig2a"), three([0.5, 0.8, 0.6]))
+    assert (holds.verdict.state, holds.budget) == ("direction holds", "laptop")
+    assert holds.verdict.sentence == ("laptop budget: 1 of 1 comparisons hold; Cross entropy, "
+                                      "cifar10 symmetric 60 %: in 3 of 3 runs.")
+    fails = ledger.judge(real("mixnn-fig2a"), three([0.5, 0.6, 0.8]))
+    assert fails.verdict.state == "direction does not hold"
+    split = three([0.5, 0.8, 0.6])[:2] + three([0.5, 0.6, 0.8])[2:]
+    assert ledger.judge(real("mixnn-fig2a"), split).verdict.state == "direction not judged"
+
+
+def test_the_largest_budget_that_decides_speaks():
+    both = [*three([0.5, 0.8, 0.6]), *three([0.5, 0.6, 0.8], budget="fast")]
+    got = ledger.judge(real("mixnn-fig2a"), both)
+    assert (got.verdict.state, got.budget) == ("direction does not hold", "fast")
+    digits = [made_up([0.5, 0.8, 0.6], seed=s) for s in range(3)]
+    assert ledger.judge(real("mixnn-fig2a"), digits).verdict.state == "not run"
+
+
+@pytest.fixture
+def two_rates(monkeypatch):
+    """A claim "GCE above cross entropy at 40 and 60 %"."""
+    check = Check("made-up", "above", "gce", "cross_entropy", "cifar10", "symmetric", "0.4 0.6",
+                  "WebVision")
+    monkeypatch.setattr(published, "load_checks", lambda **_: [check])
+    return claim("made-up")
+
+
+def test_one_comparison_of_two_leaves_a_claim_open_unless_it_fails(two_rates):
+    plain, better = three(), three([0.5, 0.9], method="gce")
+    half = ledger.judge(two_rates, [*plain, *better])
+    assert half.verdict == ("not run", "Not run in full. laptop budget: 1 of 2 comparisons run, "
+                                       "none fails.")
+    assert half.would_take.startswith("12 runs")
+    worse = ledger.judge(two_rates, [*plain, *three([0.5, 0.7], method="gce")])
+    assert worse.verdict.state == "direction does not hold"  # "at every rate": one case refutes
+    assert worse.verdict.sentence == (
+        "laptop budget: 0 of 1 comparisons hold (2 make the claim); GCE over Cross entropy, "
+        "cifar10 symmetric 60 %: -10.0 points, standard error 0.0, n = 3. Left out: WebVision.")
+
+
+def test_all_comparisons_must_hold(two_rates):
+    plain = [*three(), *three(rate=0.4)]
+    better = three([0.5, 0.9], method="gce")
+    full = ledger.judge(two_rates, [*plain, *better, *three([0.5, 0.81], method="gce", rate=0.4)])
+    assert full.verdict.state == "direction holds" and full.would_take == ""
+    assert "2 of 2 comparisons hold" in full.verdict.sentence
+    close = three([0.5, 0.8], (0.02, -0.02, 0.01), method="gce", rate=0.4)
+    open_ = ledger.judge(two_rates, [*plain, *better, *close])
+    assert open_.verdict.state == "direction not judged"
+    assert "too close to call" in open_.verdict.sentence
+
+
+# ------------------------------------------------------------------------------ printed numbers
+
+
+def number_claim(monkeypatch, *also):
+    """ELR Table 1, cross entropy at 20 and 40 %: 86.98 +- 0.12 and 81.88 +- 0.29."""
+    cells = [f"mixnn-elr1-cross_entropy-cifar10-symmetric-{r}-not-stated" for r in (20, 40)]
+    checks = [Check("made-up", "number", "cross_entropy", " ".join(cells), "cifar10", "symmetric",
+                    "0.2 0.4", ""), *also]
+    monkeypatch.setattr(published, "load_checks", lambda **_: checks)
+    return claim("made-up", kind="number")
+
+
+def paper(last, rate, n=3, **k):
+    return three([0.5, last], [0.0] * n, budget="paper", rate=rate, **k)
+
+
+def test_numbers_take_the_verdict_of_their_worst_cell(monkeypatch):
+    c = number_claim(monkeypatch)
+    assert ledger.judge(c, paper(0.8, 0.6)).verdict.state == "not run"
+    half = ledger.judge(c, paper(0.87, 0.2))
+    assert half.verdict.state == "not run" and "1 of 2 printed numbers run" in (
+        half.verdict.sentence)
+    assert "Ours 87.00" in half.verdict.sentence and half.would_take.startswith("6 runs at the pa")
+    full = ledger.judge(c, [*paper(0.87, 0.2), *paper(0.82, 0.4)])
+    assert (full.verdict.state, full.budget) == ("reproduced", "paper")
+    worse = ledger.judge(c, [*paper(0.87, 0.2), *paper(0.70, 0.4)])
+    assert worse.verdict.state == "not reproduced" and "81.88" in worse.verdict.sentence
+    assert ledger.judge(c, paper(0.70, 0.4)).verdict.state == "not reproduced"
+    few = ledger.judge(c, [*paper(0.87, 0.2), *paper(0.82, 0.4, n=2)])
+    assert few.verdict.state == "too few runs"
+
+
+def test_a_missed_number_is_partly_reproduced_when_its_order_holds(monkeypatch):
+    order = Check("made-up", "above", "cross_entropy", "gce", "cifar10", "symmetric", "0.4", "")
+    c = number_claim(monkeypatch, order)
+    ours = [*paper(0.87, 0.2), *paper(0.70, 0.4)]
+    assert ledger.judge(c, ours).verdict.state == "not reproduced"  # the order was not run
+    below = paper(0.60, 0.4, method="gce")
+    assert ledger.judge(c, [*ours, *below]).verdict.state == "partly"
+    ahead = paper(0.75, 0.4, method="gce")
+    assert ledger.judge(c, [*ours, *ahead]).verdict.state == "not reproduced"
+    small = [*three([0.5, 0.8], rate=0.4), *three([0.5, 0.7], rate=0.4, method="gce")]
+    assert ledger.judge(c, small).verdict.state == "direction holds"  # without a paper run
+
+
+def test_a_cell_is_judged_by_exactly_its_setting():
+    (cell,) = published.load_cells(
+        cell="mixnn-elr2-cross_entropy-cifar10-symmetric-20-best")  # preact18, best epoch 86.8
+    usual = three([0.868, 0.7], budget="paper", rate=0.2)  # resnet34
+    assert ledger.judge_cell(cell, usual).ours is None
+    right = three([0.868, 0.7], budget="paper", rate=0.2, network="preact18")
+    got = ledger.judge_cell(cell, [*usual, *right])
+    assert got.verdict.state == "reproduced" and got.ours.n == 3
+    small = ledger.judge_cell(cell, three([0.868, 0.7], rate=0.2))
+    assert (small.verdict.state, small.ours.setting.budget) == ("direction not judged", "laptop")
+
+
+def test_a_cell_that_cannot_be_run_says_why(monkeypatch):
+    cells = published.load_cells()
+    shut = next(c for c in cells if c.dataset == "clothing1m")
+    assert "Clothing1M is not read here" in ledger.judge_cell(shut, []).verdict.sentence
+    planned = next(c for c in cells if c.method == "ieg" and c.runnable)
+    monkeypatch.setattr(methods, "NAMES", ("cross_entropy",))
+    assert ledger.judge_cell(planned, []).verdict.sentence == "IEG is not built yet."
+
+
+# ------------------------------------------------------------------------------ on a page
+
+
+def test_overview_counts_every_claim_once():
+    entries = [ledger.judge(c, three([0.5, 0.8, 0.6])) for c in published.load_claims()]
+    words = text_of(ledger.overview(entries)._repr_html_())
+    assert "Paper Claims Not run Direction holds Nothing to measure" in words
+    total = words.split(" All ")[1].split()
+    assert int(total[0]) == len(entries) == sum(map(int, total[1:4]))
+    assert "MixNN 16" in words and "DRPL 23" in words
+
+
+def test_claims_unfold_to_state_source_and_confidence():
+    c = claim(claim="a < b", target="75.5 +- 0.2", shows="nothing to measure")
+    markup = ledger.claim_list([ledger.judge(c, [])])._repr_html_()
+    assert "a &lt; b" in markup and markup.count("<details") == 1
+    assert "State: A diagram or a listing. Printed: 75.5 +- 0.2" in text_of(markup).replace(
+        " :", ":")
+    assert "w. r (printed)" in text_of(markup)
+    assert "No claim is in this state" in ledger.claim_list([])._repr_html_()
+
+
+def test_targets_unfold_by_table_with_ours_beside():
+    cells = published.load_cells(table="ELR Table 1, CIFAR-10")
+    recorded = [*paper(0.87, 0.2), *three([0.5, 0.6], rate=0.4)]
+    targets = [ledger.judge_cell(c, recorded) for c in cells]
+    markup = ledger.target_list(targets)._repr_html_()
+    words = text_of(markup)
+    assert markup.count("<details") == 1 and markup.count("<style>") == 1
+    assert "ELR Table 1, CIFAR-10 : 56 numbers, 2 run, 28 cannot be run here" in words
+    assert "86.98 ± 0.12 epoch not stated 87.0 ± 0.0 n = 3, paper reproduced" in words
+    assert "60.0 ± 0.0 n = 3, laptop direction not judged" in words
+    one = text_of(ledger.target_list(targets[:1])._repr_html_())
+    assert "1 number, 1 run" in one
+    grid = [ledger.judge_cell(c, []) for c in published.load_cells(
+        table="grid without published numbers", paper="mixnn")]
+    assert "settings, 0 run" in text_of(ledger.target_list(grid)._repr_html_())
+    assert "not available" in text_of(ledger.target_list(grid)._repr_html_())
+
+
+def test_a_number_that_was_never_noted_is_not_a_number():
+    assert math.isnan(ledger._final(made_up(), "auc"))
