@@ -1,0 +1,318 @@
+"""Which runs stand behind the printed numbers, what each costs here, and which fit into a time."""
+
+from __future__ import annotations
+
+import heapq
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from . import _cifar, datasets, engine, lab, methods, noise, paths, published, runs
+from .cli import cost
+from .cli.train import epochs_begun
+from .published import Cell
+from .runs import Run, Setting
+
+START_UP = 5.0  # seconds until a fresh process trains
+MOST_TIMED = 1e11  # operations of a step that are timed on a CPU; larger networks are scaled
+TIMED = 0.5  # seconds a timing takes
+
+
+# ------------------------------------------------------------------------------- what is to be run
+
+
+@dataclass(frozen=True)
+class Group:
+    """One setting but for its seeds, and the printed numbers that it is run for."""
+
+    cells: tuple[Cell, ...]
+    settings: tuple[Setting, ...]
+
+    @property
+    def priority(self) -> int:
+        return min(c.priority for c in self.cells)
+
+    @property
+    def name(self) -> str:
+        return name_of(self.settings[0])
+
+
+def name_of(s: Setting) -> str:
+    """A setting without its seeds, short; at the paper budget with its network."""
+    noisy = s.noise if s.noise == "none" or s.noise.startswith("human-") else (
+        f"{s.noise} {100 * s.rate:.0f} %")
+    more = f", {s.options.get('network')}" if s.budget == "paper" else ""
+    more += f", {s.trusted_per_class} trusted a class" if s.trusted_per_class else ""
+    return f"{s.method}, {s.dataset}, {noisy}{more}"
+
+
+@dataclass
+class Selection:
+    """Groups in order of priority; `left_out`: kind of reason -> reason -> printed numbers."""
+
+    groups: list[Group] = field(default_factory=list)
+    left_out: dict[str, Counter[str]] = field(default_factory=dict)
+    cells: int = 0
+
+    @property
+    def settings(self) -> list[Setting]:
+        return [s for g in self.groups for s in g.settings]
+
+
+CANNOT, NOT_BUILT, NO_DATA, NOT_ASKED = (
+    "cannot be run here", "method not built yet", "data not here", "only when asked for")
+
+
+def select(budget: str, seeds: int, *, paper: Sequence[str] = (), method: Sequence[str] = (),
+           dataset: Sequence[str] = (), changes: Mapping[str, Any] | None = None) -> Selection:
+    """The groups behind the printed numbers that pass the filters; empty filters let all pass.
+
+    `changes` are further arguments of `lab.setting`. At the smoke budget each pair of method and
+    noise is taken once, on the digits; the laptop budget takes CIFAR-10 alone unless `dataset`
+    names CIFAR-100.
+    """
+    out, absent = Selection(), _Absent()
+    members: dict[Any, list[Cell]] = {}
+    for cell in sorted(published.load_cells(), key=lambda c: c.priority):
+        there = budget == "smoke" or not dataset or cell.dataset in dataset
+        if not (there and (not paper or cell.paper in paper)
+                and (not method or cell.method in method)):
+            continue
+        out.cells += 1
+        if reason := _left_out(cell, budget, dataset, absent):
+            out.left_out.setdefault(reason[0], Counter())[reason[1]] += 1
+        else:
+            s = setting(cell, budget, 0, changes)
+            key = (s.method, s.noise, s.rate) if budget == "smoke" else s.key
+            members.setdefault(key, []).append(cell)
+    for cells in members.values():
+        out.groups.append(Group(tuple(cells), tuple(
+            setting(cells[0], budget, k, changes) for k in range(seeds))))
+    return out
+
+
+def setting(cell: Cell, budget: str, seed: int, changes: Mapping[str, Any] | None = None
+            ) -> Setting:
+    """The setting of a cell at that budget, on the digits at the smoke budget."""
+    arguments = cell.arguments(budget)
+    if budget == "smoke":
+        arguments["dataset"] = "digits"
+    return lab.setting(**{**arguments, "seed": seed, **(changes or {})})
+
+
+def _left_out(cell: Cell, budget: str, asked: Sequence[str], absent: _Absent
+              ) -> tuple[str, str] | None:
+    """Why a cell is not run, as (kind, reason), or None."""
+    if not cell.runnable:
+        return CANNOT, cell.why_not
+    if cell.method not in methods.NAMES:
+        return NOT_BUILT, cell.method
+    data = "digits" if budget == "smoke" else cell.dataset
+    if cell.noise not in lab.noise_kinds(data):
+        return CANNOT, f"{data} has no noise {cell.noise}"
+    if budget == "smoke" and not _fits_digits(cell):
+        return CANNOT, f"digits has no noise {cell.noise}"
+    if budget == "laptop" and data != "cifar10" and data not in asked:
+        return NOT_ASKED, f"{data} at the laptop budget (--dataset {data})"
+    if why := absent.why(data, cell.noise):
+        return NO_DATA, why
+    return None
+
+
+def _fits_digits(cell: Cell) -> bool:
+    try:
+        noise.corrupt(torch.arange(10), cell.noise, cell.rate, 10, 0, dataset="digits")
+    except ValueError:
+        return False
+    return True
+
+
+class _Absent:
+    """Whether the files of a data set are here; each is looked for once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, str] = {}
+
+    def why(self, dataset: str, noise_kind: str) -> str:
+        name = f"{dataset}/{noise_kind}" if noise_kind.startswith("human-") else dataset
+        if name not in self._known:
+            self._known[name] = self._look(dataset, noise_kind)
+        return self._known[name]
+
+    def _look(self, dataset: str, noise_kind: str) -> str:
+        if (source := _cifar.SOURCES.get(dataset)) is not None:
+            folders = (source.binary_folder, source.python_folder)
+            if not any((paths.datasets_dir() / f).is_dir() for f in folders):
+                return f"{dataset} (`noisylabels doctor --download {dataset}`)"
+        if noise_kind.startswith("human-"):
+            try:
+                datasets.human_labels(dataset, noise_kind.removeprefix("human-"))
+            except FileNotFoundError:
+                return f"human labels of {dataset} (see `noisylabels doctor`)"
+        return ""
+
+
+# -------------------------------------------------------------------------------- what a run costs
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of a whole run and of one of its epochs; `basis`: "measured" or "guess"."""
+
+    seconds: float
+    epoch: float
+    basis: str
+
+
+class Estimates:
+    """What runs cost here.
+
+    *measured*: from recorded runs on this hardware, executed in the same way, with the same
+    method, network, batch, precision and kind of image; epochs and images are scaled. *guess*: a
+    few steps are timed on this device, times the forward and backward passes that the method's
+    step is known to make (`cost.FACTORS`); a network that is too large to be timed quickly is
+    scaled by its counted operations.
+    """
+
+    def __init__(self, execution: engine.Execution, jobs: int, recorded: Iterable[Run]) -> None:
+        self.execution, self.jobs = execution, jobs
+        self.hardware = engine.hardware(execution.device)
+        self._seen: dict[Any, list[float]] = {}
+        self._timings: dict[Any, cost.Timing] = {}
+        for run in recorded:
+            self.learn(run)
+
+    def learn(self, run: Run) -> None:
+        """Count a recorded run, if it was made like the runs to come."""
+        how = {"compile": self.execution.compile, "graph": self.execution.graph}
+        if (run.finished and run.info.get("hardware") == self.hardware
+                and run.info.get("execution") == how and run.info.get("epochs")):
+            epoch = run.info["seconds"] / run.info["epochs"] / _work(run.setting)
+            self._seen.setdefault(_kind(run.setting), []).append(epoch)
+
+    def of(self, s: Setting) -> Cost:
+        epochs = cost.total_epochs(s)
+        if seen := self._seen.get(_kind(s)):
+            each = statistics.median(seen) * _work(s)
+            return Cost(each * epochs, each, "measured")
+        timing = self._timing(s)
+        seconds = cost.of_setting(s, timing)
+        if seconds is None:  # the passes of this method's step are not counted: as cross entropy
+            each = timing.of(s.options["network"], *cost.SIZES[s.dataset][3:])
+            seconds = epochs * _work(s) * each
+        if self.execution.device.startswith("cuda"):
+            seconds *= self.jobs  # at worst they share the GPU evenly
+        return Cost(seconds, seconds / epochs, "guess")
+
+    def _timing(self, s: Setting) -> cost.Timing:
+        network, _, precision = _options(s)
+        batch = s.options["batch_size"]
+        _, _, _, channels, pixels = cost.SIZES[s.dataset]
+        operations = 3 * batch * cost.operations(network, channels, pixels)
+        on_cpu = not self.execution.device.startswith("cuda")
+        if on_cpu and operations > MOST_TIMED:
+            network = "tiny" if s.dataset == "digits" else "small"
+        key = (network, batch, precision, channels, pixels)
+        if key not in self._timings:
+            how = replace(self.execution, compile=False)  # to compile takes longer than it tells
+            self._timings[key] = cost.time_steps(network, s.dataset, batch, precision, how, TIMED)
+            if not on_cpu:
+                torch.cuda.empty_cache()
+        return self._timings[key]
+
+
+def _options(s: Setting) -> tuple[Any, ...]:
+    return tuple(s.options.get(k) for k in cost.OPTIONS_OF_COST)
+
+
+def _kind(s: Setting) -> tuple[Any, ...]:
+    """What runs must have in common for one to tell the other's cost."""
+    return s.method, *_options(s), cost.SIZES[s.dataset][3:]
+
+
+def _work(s: Setting) -> float:
+    """An epoch in images trained on; one that is only looked at counts as a third."""
+    n = cost.images(s)
+    return n.train + (n.test + min(lab.PROBE, n.train) + n.val) / 3
+
+
+# ----------------------------------------------------------------------------------- what is to do
+
+
+@dataclass
+class Todo:
+    """A run still to do: epochs begun of all, its cost, and what the plan says of it."""
+
+    setting: Setting
+    group: Group
+    begun: int
+    epochs: int
+    cost: Cost
+    fate: str = ""  # ends, begins or waits
+
+    @property
+    def seconds(self) -> float:
+        """What is left of it."""
+        return self.cost.epoch * max(0, self.epochs - self.begun)
+
+
+@dataclass
+class Plan:
+    """The selection against the store. `todo` is in order of worth."""
+
+    selection: Selection
+    estimates: Estimates
+    finished: dict[str, Run]
+    failed: dict[str, Run]
+    todo: list[Todo]
+
+    def of(self, group: Group) -> list[Todo]:
+        return [t for t in self.todo if t.group is group]
+
+
+def make(selection: Selection, execution: engine.Execution, jobs: int, again: bool = False
+         ) -> Plan:
+    """What is recorded, what is begun, what is to do, in order of worth.
+
+    First what was begun; then by priority, cells of which some seeds are recorded first, then the
+    cheapest; the seeds of a cell stay together. Failed runs are to do only with `again`.
+    """
+    recorded = runs.find(finished=False)
+    wanted = {s.key for s in selection.settings}
+    estimates = Estimates(execution, jobs, recorded)
+    finished = {r.setting.key: r for r in recorded if r.finished and r.setting.key in wanted}
+    failed = {r.setting.key: r for r in recorded if not r.finished and r.setting.key in wanted}
+    order = []
+    for number, group in enumerate(selection.groups):
+        partly = any(s.key in finished for s in group.settings)
+        for s in group.settings:
+            if s.key in finished or (s.key in failed and not again):
+                continue
+            todo = Todo(s, group, epochs_begun(s), cost.total_epochs(s), estimates.of(s))
+            worth = (not todo.begun, group.priority, not partly, todo.cost.seconds, number,
+                     s.split_seed)
+            order.append((worth, todo))
+    order.sort(key=lambda pair: pair[0])
+    return Plan(selection, estimates, finished, failed, [t for _, t in order])
+
+
+def pick(waiting: Sequence[Todo], seconds: float) -> Todo | None:
+    """The first run of which an epoch at least fits into what is left of the time."""
+    return next((t for t in waiting if min(t.cost.epoch, t.seconds) <= seconds), None)
+
+
+def lay_out(todo: Sequence[Todo], jobs: int, seconds: float) -> None:
+    """Say of each run what becomes of it within `seconds`: it ends, begins, or waits."""
+    for t in todo:
+        t.fate = "waits"
+    free, waiting = [START_UP] * jobs, list(todo)
+    while free and waiting:
+        now = heapq.heappop(free)
+        if (chosen := pick(waiting, seconds - now)) is not None:
+            waiting.remove(chosen)
+            chosen.fate = "ends" if now + chosen.seconds <= seconds else "begins"
+            heapq.heappush(free, min(seconds, now + chosen.seconds))

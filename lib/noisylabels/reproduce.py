@@ -1,0 +1,387 @@
+"""`noisylabels reproduce`: the runs behind the printed numbers, within a time that one names.
+
+The plan first: which settings, what is recorded or begun, what a run costs here, what fits into
+the time. Then the runs in order of worth, several at once in processes of their own; then the
+table with verdicts. Whatever was begun goes on when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from . import paths, published, runs
+from .cli import common
+from .cli.common import Failed, count, duration
+
+if TYPE_CHECKING:
+    from ._plan import Group, Plan, Todo
+    from ._workers import Outcome
+
+SHOWN = 3  # settings that do not fit, and kinds of reason twice that, unless --dry-run
+
+
+def add_arguments(p: argparse.ArgumentParser) -> None:
+    from . import methods
+
+    what = p.add_argument_group("which runs")
+    what.add_argument("--budget", metavar="B", choices=runs.BUDGETS,
+                      help=f"{', '.join(runs.BUDGETS)}; default: fast with a GPU, else laptop")
+    what.add_argument("--paper", nargs="+", default=[], metavar="P",
+                      help=f"only of {', '.join(published.PAPERS)}")
+    what.add_argument("--method", nargs="+", default=[], metavar="M",
+                      help=f"only of these, such as {', '.join(methods.NAMES)}")
+    what.add_argument("--dataset", nargs="+", default=[], metavar="D",
+                      help="only on these (laptop: cifar10 alone unless named here)")
+    what.add_argument("--seeds", type=common.whole, default=3, metavar="N",
+                      help="runs a setting, of seeds 0 to N-1 (default 3)")
+    what.add_argument("--max-samples", type=common.whole, metavar="N",
+                      help="train on N images (no verdict then); 0: on all")
+    what.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                      help="change an option of the methods (no verdict then)")
+    what.add_argument("--again", action="store_true", help="also what failed before")
+    how = p.add_argument_group("how")
+    how.add_argument("--minutes", type=_minutes, default=25.0, metavar="T",
+                     help="train until then (default 25; 0: not at all); the report comes after")
+    how.add_argument("--jobs", type=_jobs, default=None, metavar="N",
+                     help="runs at once; auto (default): the number of cores, or 1 on a GPU")
+    how.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:k")
+    how.add_argument("--compile", action="store_true", help="use torch.compile")
+    how.add_argument("--graph", action="store_true", help="capture the step as a CUDA graph")
+    how.add_argument("--signals", action="store_true",
+                     help="keep the per-sample signals of seed 0 in the records")
+    how.add_argument("--dry-run", action="store_true", help="show the whole plan, and stop")
+    out = p.add_argument_group("what comes of it")
+    out.add_argument("--out", type=Path, metavar="DIR",
+                     help="write the table there, as Markdown and CSV")
+    out.add_argument("--pack", nargs="?", type=Path, const=Path(), metavar="FILE",
+                     help="put these runs and their checkpoints into FILE (default DIR/runs.tar)")
+    out.add_argument("--part-mb", type=_positive, metavar="M",
+                     help="cut the bundle into files of at most M MiB")
+    out.add_argument("--most-mb", type=_positive, metavar="M",
+                     help="leave checkpoints out so that the bundle has about M MiB at most")
+    out.add_argument("--unpack", nargs="+", type=Path, metavar="FILE",
+                     help="take in a bundle (all its parts), and stop")
+
+
+def _minutes(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1e6:
+        raise argparse.ArgumentTypeError(f"a number of minutes from 0 on is needed, not {text}")
+    return value
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"a positive number is needed, not {text}")
+    return value
+
+
+def _jobs(text: str) -> int | None:
+    if text == "auto":
+        return None
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"auto or a whole number from 1 on is needed, not {text}")
+    return value
+
+
+def main(args: argparse.Namespace) -> int:
+    begun = time.monotonic()
+    if args.unpack is not None:
+        return unpack(args)
+    target = _target(args)
+    from . import _plan, _report, _workers, engine
+    from .cli.train import default_budget, given_options
+
+    common.set_threads(None)
+    execution = engine.Execution(args.device, args.compile, args.graph).resolve()
+    budget = args.budget or default_budget("cifar10", execution.device)
+    changes = given_options(args.set)
+    if args.max_samples is not None:
+        changes["max_samples"] = args.max_samples
+    jobs = args.jobs or (1 if execution.device.startswith("cuda") else cores())
+    selection = _plan.select(budget, max(1, args.seeds), changes=changes, **_filters(args, budget))
+    plan = _plan.make(selection, execution, jobs, args.again)
+    ends = begun + 60 * args.minutes
+    _plan.lay_out(plan.todo, jobs, ends - time.monotonic())
+    print(f"{budget} budget on {plan.estimates.hardware}, {count(jobs, 'run')} at once, "
+          f"{args.minutes:g} minutes\n{plan_text(plan, everything=args.dry_run)}", flush=True)
+    if not selection.groups:
+        raise Failed("there is nothing to run: every printed number that was asked for is left "
+                     "out (see above).")
+    if args.dry_run:
+        return 0
+    outcome = _workers.Outcome()
+    if plan.todo and time.monotonic() < ends:
+        print(flush=True)
+        with Board(sys.stdout, plan, 60 * args.minutes, begun) as board:
+            outcome = _workers.train_all(
+                plan.todo, plan.estimates, jobs, ends, lambda t: _workers.message_of(
+                    execution, args.signals and t.setting.init_seed == 0, args.again), board)
+    notes = outcome_notes(outcome)
+    print("\n" + "\n".join(notes), flush=True)
+    after = _plan.make(selection, execution, jobs) if outcome.ended else plan
+    found = _report.rows(after, budget, changes)
+    print("\n" + _report.text(found, budget), flush=True)
+    if args.out is not None:
+        for path in _report.write(args.out, found, after, budget, notes):
+            print(f"written: {common.shown(path.absolute())}")
+    if target is not None:
+        print(pack(target, args, selection.settings), flush=True)
+    if outcome.signal is not None:
+        return 128 + outcome.signal
+    return 1 if outcome.of("failed") or outcome.of("broken") else 0
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    mask = getattr(os, "sched_getaffinity", None)
+    return len(mask(0)) if mask else os.cpu_count() or 1
+
+
+def _filters(args: argparse.Namespace, budget: str) -> dict[str, list[str]]:
+    """The filters, each name checked against what there is."""
+    cells = published.load_cells()
+    allowed = {"paper": list(published.PAPERS), "method": sorted({c.method for c in cells}),
+               "dataset": sorted({c.dataset for c in cells})}
+    if budget == "smoke":
+        allowed["dataset"] = ["digits"]
+    return {name: [common.choose(name, value, allowed[name]) for value in getattr(args, name)]
+            for name in allowed}
+
+
+# ---------------------------------------------------------------------------------------- the plan
+
+
+def plan_text(plan: Plan, everything: bool) -> str:
+    """What is to be run in which order, what it costs, what becomes of it, what is left out."""
+    chosen = plan.selection
+    seeds = len(chosen.groups[0].settings) if chosen.groups else 0
+    lines = [f"{count(chosen.cells, 'printed number')}; {count(len(chosen.groups), 'setting')} "
+             f"x {count(seeds, 'seed')} stand for {sum(len(g.cells) for g in chosen.groups)} of "
+             "them"]
+    for kind, reasons in chosen.left_out.items():
+        lines.append(f"{sum(reasons.values())} left out, {kind}: "
+                     + _listed(reasons, None if everything else 2 * SHOWN))
+    order = {id(t): k for k, t in enumerate(plan.todo)}
+    groups = sorted(chosen.groups, key=lambda g: min(
+        (order[id(t)] for t in plan.of(g)), default=len(order)))
+    rows: list[Sequence[object]] = []
+    late = 0
+    for group in groups:
+        todo = plan.of(group)
+        waits = bool(todo) and all(t.fate == "waits" for t in todo)
+        late += waits
+        if everything or (todo and (not waits or late <= SHOWN)):
+            rows.append(_plan_row(plan, group, todo, waits))
+    if rows:
+        header = ("run", "priority", "numbers", "recorded", "begun", "a run takes", "known by",
+                  "in this time")
+        lines.append(common.table(header, rows, ("run", "known by", "in this time")))
+    fates = Counter(t.fate for t in plan.todo)
+    work = sum(t.seconds for t in plan.todo if t.fate == "waits")
+    more = 0 if everything else max(0, late - SHOWN)
+    lines.append(
+        f"{count(len(plan.finished), 'run')} recorded, {len(plan.failed)} failed before; "
+        f"{len(plan.todo)} to do: {fates['ends']} will end, {fates['begins']} will begin and "
+        f"resume next time, {fates['waits']} do not fit (about {duration(work)} of work"
+        + (f", {count(more, 'setting')} not listed; --dry-run lists all)" if more else ")"))
+    if any(t.cost.basis == "guess" for t in plan.todo):
+        lines.append("measured: by recorded runs like it on this hardware; guess: by a timing of "
+                     "a few steps and the passes that the method makes")
+    return "\n".join(lines)
+
+
+def _plan_row(plan: Plan, group: Group, todo: Sequence[Todo], waits: bool) -> tuple[object, ...]:
+    recorded = sum(s.key in plan.finished for s in group.settings)
+    failed = sum(s.key in plan.failed for s in group.settings)
+    fates = Counter(t.fate for t in todo)
+    words = {"ends": "will end", "begins": "begun, resumes next time", "waits": "no time"}
+    fate = ", ".join(f"{n} {words[k]}" for k in words if (n := fates[k]))
+    if waits or not todo:
+        fate = "no time" if waits else "nothing to do"
+    cost = todo[0].cost if todo else None
+    return (group.name, group.priority, len(group.cells),
+            f"{recorded}" + (f" ({failed} failed)" if failed else ""),
+            sum(t.begun > 0 for t in todo) or "", duration(cost.seconds) if cost else "",
+            cost.basis if cost else "", fate)
+
+
+def _listed(reasons: Mapping[str, int], most: int | None) -> str:
+    ranked = Counter(reasons).most_common()
+    if most:  # the beginning says what, the rest what it would take
+        ranked = [(reason.split(":")[0], n) for reason, n in ranked]
+    text = "; ".join(f"{reason} ({n})" for reason, n in ranked[:most])
+    left = sum(n for _, n in ranked[most:]) if most else 0
+    return text + (f"; and {left} more (--dry-run lists them)" if left else "")
+
+
+def outcome_notes(outcome: Outcome) -> list[str]:
+    """What became of the runs of this call, one sentence a kind and one a mishap."""
+    names = {"finished": "ended", "stopped": "stopped, resume next time",
+             "failed": "failed and recorded as failed", "broken": "broke off",
+             "busy": "left to another process"}
+    said = [f"{len(outcome.of(k))} {name}" for k, name in names.items() if outcome.of(k)]
+    notes = ["runs of this call: " + (", ".join(said) or "none")]
+    for how in ("failed", "broken", "busy"):
+        notes += [f"{how}: {t.setting}: {why}" for t, why in outcome.of(how)]
+    return notes
+
+
+# ---------------------------------------------------------------------------------------- progress
+
+
+class Board:
+    """Who is at what: on a terminal one line a run and a total, else a line when things happen."""
+
+    def __init__(self, stream: TextIO, plan: Plan, seconds: float, begun: float,
+                 every: float = 60.0) -> None:
+        self.stream, self.live, self.total = stream, stream.isatty(), len(plan.todo)
+        self.seconds, self.begun = seconds, begun
+        self.at: dict[str, tuple[Todo, dict[str, Any], list[float]]] = {}
+        self.ends: Counter[str] = Counter()
+        self.drawn = 0
+        self.every = 1.0 if self.live else every
+        self.last = time.monotonic()
+
+    def __enter__(self) -> Board:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._say("")
+
+    def began(self, todo: Todo) -> None:
+        self.at[todo.setting.key] = (todo, {"epoch": todo.begun}, [])
+        goes = f"goes on after epoch {todo.begun}" if todo.begun else "begins"
+        self._say(f"{_name(todo)}: {goes}, about {duration(todo.seconds)}\n")
+
+    def epoch(self, todo: Todo, row: dict[str, Any]) -> None:
+        _, _, times = self.at[todo.setting.key]
+        times.append(row["seconds"] + row["seconds_evaluating"])
+        self.at[todo.setting.key] = (todo, row, times[-5:])
+        todo.begun = int(row["epoch"])
+
+    def ended(self, todo: Todo, how: str, why: str) -> None:
+        self.at.pop(todo.setting.key, None)
+        self.ends[how] += 1
+        if how == "finished":
+            run = runs.lookup(todo.setting)
+            why = "" if run is None else (f"last {common.percent(run.last())}, "
+                                          f"{duration(run.info.get('seconds', 0.0))}")
+        if how == "stopped":
+            why = f"after epoch {todo.begun}, resumes next time" if todo.begun else (
+                "before the end of its first epoch")
+        self._say(f"{_name(todo)}: {how}" + (f", {why}" if why else "") + "\n")
+
+    def tick(self) -> None:
+        if time.monotonic() - self.last < self.every:
+            return
+        self.last = time.monotonic()
+        if self.live:
+            self._say("")
+        else:
+            at = "; ".join(self._line(k) for k in self.at)
+            self._say(f"{self._sum()}{'; at work: ' if at else ''}{at}\n")
+
+    def _sum(self) -> str:
+        failed = self.ends["failed"] + self.ends["broken"]
+        spent = (time.monotonic() - self.begun) / 60
+        return (f"{self.ends['finished']} of {count(self.total, 'run')} ended"
+                + (f", {failed} failed" if failed else "")
+                + f", {spent:.1f} of {self.seconds / 60:g} minutes")
+
+    def _line(self, key: str) -> str:
+        todo, row, times = self.at[key]
+        line = f"{_name(todo)}  epoch {row['epoch']}/{todo.epochs}"
+        if times:
+            left = sum(times) / len(times) * (todo.epochs - row["epoch"])
+            line += f"  test {common.percent(row['test'])}  ETA {duration(left)}"
+        return line
+
+    def _say(self, text: str) -> None:
+        """Print for good; on a terminal above the lines of what is at work."""
+        if not self.live:
+            self.stream.write(text)
+        else:
+            import shutil
+
+            width = shutil.get_terminal_size((99, 24)).columns - 1
+            lines = [self._line(k)[:width] for k in self.at]
+            lines += [self._sum()[:width]] if self.at else []
+            up = f"\x1b[{self.drawn}A" if self.drawn else ""
+            self.stream.write(f"{up}\r\x1b[J{text}" + "".join(f"{x}\n" for x in lines))
+            self.drawn = len(lines)
+        self.stream.flush()
+
+
+def _name(todo: Todo) -> str:
+    return f"{todo.group.name}, seed {todo.setting.seed}"
+
+
+# ----------------------------------------------------------------------------------------- bundles
+
+
+def _target(args: argparse.Namespace) -> Path | None:
+    """The bundle to write; raises before any training when it cannot be written there."""
+    if args.pack is None:
+        for name in ("part_mb", "most_mb"):
+            if getattr(args, name) is not None:
+                raise ValueError(f"--{name.replace('_', '-')} is about a bundle; add --pack FILE.")
+        return None
+    target: Path = args.pack
+    if target == Path():
+        if args.out is None:
+            raise ValueError("--pack needs a file, such as --pack runs.tar, or --out DIR.")
+        target = args.out / "runs.tar"
+    if target.is_dir():
+        raise ValueError(f"{target} is a folder; --pack takes a file, such as runs.tar.")
+    if not args.dry_run:
+        from . import _archive
+
+        _archive.check_target(target)
+    return target
+
+
+def pack(target: Path, args: argparse.Namespace, settings: Sequence[runs.Setting]) -> str:
+    """Write the bundle and say what is in it."""
+    from . import bundle
+
+    done = bundle.pack(target, settings, part_mb=args.part_mb, most_mb=args.most_mb)
+    lines = [f"left out of the bundle: {x}" for x in done.left_out]
+    if not done.files:
+        return "\n".join([*lines, "nothing to pack yet: no bundle was written"])
+    size = sum(f.stat().st_size for f in done.files)
+    lines.append(f"packed {count(done.runs, 'run')} and {count(done.checkpoints, 'checkpoint')}, "
+                 f"{common.size(size)}: "
+                 + ", ".join(common.shown(f.absolute()) for f in done.files))
+    return "\n".join(lines)
+
+
+def unpack(args: argparse.Namespace) -> int:
+    """Take in a bundle; say what came of each run in it."""
+    from . import bundle
+
+    if args.pack is not None:
+        raise ValueError("--pack and --unpack exclude each other; give one command for each.")
+    taken = bundle.unpack(args.unpack, dry_run=args.dry_run)
+    for what, listed in (("taken in", taken.runs), ("checkpoint taken in", taken.checkpoints),
+                         ("not needed", taken.not_needed), ("refused", taken.refused)):
+        for setting in listed:
+            print(f"{what}: {setting}")
+    verb = "would be" if args.dry_run else "were"
+    print(f"{count(len(taken.runs), 'run')} and {count(len(taken.checkpoints), 'checkpoint')} "
+          f"{verb} taken in, {len(taken.same)} were here already, "
+          f"{len(taken.not_needed)} not needed, {len(taken.refused)} refused")
+    if taken.refused:
+        print(f"refused: finished here with other numbers, in "
+              f"{common.shown(paths.runs_dir())}; a finished run is never replaced",
+              file=sys.stderr)
+    return 1 if taken.refused else 0

@@ -1,0 +1,469 @@
+"""Bundles: what goes in comes out, and nothing else is ever let in."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+
+import pytest
+import torch
+
+from noisylabels import _archive, bundle, lab, paths, runs
+from noisylabels._archive import BundleError
+from noisylabels.runs import Setting, StoreError
+
+ROWS = [{"stage": "train", "epoch": e, "test": t, "loss": 1.0} for e, t in [(1, 0.5), (2, 0.75)]]
+ENTRIES = {"runs/digits/symmetric-0.40/gce/smoke-0-12345678/run.json": b"{}"}
+
+
+def make(seed: int = 0, **changes) -> Setting:
+    values = dict(method="gce", dataset="digits", noise="symmetric", rate=0.4, budget="smoke",
+                  options={"epochs": 9}, split_seed=seed, noise_seed=seed, init_seed=seed)
+    return Setting(**{**values, **changes})
+
+
+def record(seed: int = 0, status: str = "finished", rows=ROWS, **more) -> Setting:
+    runs.save(make(seed), {"status": status, "realised_rate": 0.36, **more}, rows)
+    return make(seed)
+
+
+def begin(seed: int = 0, epochs: int = 3, size: int = 10, blocks: int = 1) -> Setting:
+    folder = paths.cache_dir() / "checkpoints" / make(seed).key
+    folder.mkdir(parents=True, exist_ok=True)
+    for k in range(blocks):
+        state = torch.arange(size, dtype=torch.float32) + k
+        torch.save({"rows": [{"epoch": e} for e in range(epochs)], "state": state},
+                   folder / f"block-{k}.pt")  # fmt: skip
+    return make(seed)
+
+
+@pytest.fixture
+def at(tmp_path, monkeypatch):
+    """at("a") makes that folder the project's home."""
+
+    def go(name: str):
+        home = tmp_path / name
+        home.mkdir(exist_ok=True)
+        monkeypatch.setenv("NOISYLABELS_HOME", str(home))
+        return home
+
+    monkeypatch.setattr(lab, "commit", lambda: "abc")
+    go("a")
+    return go
+
+
+def tree(home) -> dict[str, bytes]:
+    """All files of a home but locks."""
+    return {p.relative_to(home).as_posix(): p.read_bytes() for p in sorted(home.rglob("*"))
+            if p.is_file() and "locks" not in p.parts}  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------- there and back
+
+
+def test_runs_and_checkpoints_come_out_as_they_went_in(at, tmp_path):
+    home = at("a")
+    settings = [record(0), record(1, "failed", why="nan"), begin(2, blocks=2), make(3)]
+    runs.save(make(4), {"status": "finished"}, ROWS, {"p": torch.ones(4).numpy()})
+    before = tree(home)
+    packed = bundle.pack(tmp_path / "x.tar", [*settings, make(4)])
+    assert packed.files == [tmp_path / "x.tar"] and packed.left_out == []
+    assert (packed.runs, packed.checkpoints) == (3, 1) and tree(home) == before
+
+    other = at("b")
+    dry = bundle.unpack(packed.files, dry_run=True)
+    assert tree(other) == {}
+    taken = bundle.unpack(packed.files)
+    assert taken == dry and tree(other) == before
+    assert len(taken.runs) == 3 and taken.runs[1].endswith("seed 1 (failed)")
+    assert taken.checkpoints == [f"{make(2)}: 3 epochs done"]
+    assert runs.lookup(make(0)).info["realised_rate"] == 0.36
+
+    again = bundle.unpack(packed.files)
+    assert again.runs == again.refused == again.checkpoints == [] and tree(other) == before
+    assert again.same == [str(make(k)) for k in (0, 1, 4)]
+    assert again.not_needed == [f"{make(2)}: its checkpoint here has 3 epochs, this 3"]
+
+
+def test_a_bundle_is_a_plain_tar_that_says_what_is_in_it(at, tmp_path):
+    (file,) = bundle.pack(tmp_path / "x.tar", [record()]).files
+    with tarfile.open(file) as tar:
+        names = tar.getnames()
+        manifest = json.loads(tar.extractfile("manifest.json").read())
+        folder = f"runs/digits/symmetric-0.40/gce/smoke-0-{make().key}"
+        assert names == ["manifest.json", f"{folder}/run.json", f"{folder}/epochs.csv"]
+        content = tar.extractfile(names[1]).read()
+    assert manifest["format"] == 1 and manifest["about"]["commit"] == "abc"
+    assert manifest["files"][0] == {
+        "path": names[1], "size": len(content), "sha256": hashlib.sha256(content).hexdigest()
+    }  # fmt: skip
+    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["x.tar"]
+
+
+def test_nothing_to_pack_makes_no_file(at, tmp_path):
+    assert bundle.pack(tmp_path / "x.tar", [make()]).files == []
+    assert not (tmp_path / "x.tar").exists()
+
+
+@pytest.mark.parametrize("part_mb", [0.125, 0.3, 1.0])
+def test_parts_stay_below_their_limit_and_join_in_any_order(at, tmp_path, part_mb):
+    home = at("a")
+    settings = [*(record(k) for k in range(20)), begin(30, size=100_000, blocks=2)]
+    before = tree(home)
+    files = bundle.pack(tmp_path / "x.tar", settings, part_mb=part_mb).files
+    n = len(files)
+    assert {0.125: 8, 0.3: 3, 1.0: 1}[part_mb] <= n <= {0.125: 14, 0.3: 5, 1.0: 1}[part_mb]
+    assert all(f.stat().st_size <= part_mb * 2**20 for f in files)
+    if n > 1:
+        assert [f.name for f in files] == [f"x-{k + 1}of{n}.tar" for k in range(n)]
+    other = at("b")
+    taken = bundle.unpack(files[::-1])
+    assert len(taken.runs) == 20 and len(taken.checkpoints) == 1 and tree(other) == before
+    if n > 1:
+        at("c")
+        with pytest.raises(BundleError, match=f"has {n} parts, and of these are missing: 2;"):
+            bundle.unpack([files[0], *files[2:]])
+        (tmp_path / "copy.tar").write_bytes(files[0].read_bytes())
+        with pytest.raises(BundleError, match="given twice"):
+            bundle.unpack([*files, tmp_path / "copy.tar"])
+
+
+def test_an_earlier_bundle_of_that_name_gives_way_and_nothing_else_does(at, tmp_path):
+    settings = [record(0), begin(1, size=100_000)]
+    many = bundle.pack(tmp_path / "x.tar", settings, part_mb=0.125).files
+    (tmp_path / "x-1of9.tar").write_text("a letter")
+    one = bundle.pack(tmp_path / "x.tar", settings).files
+    assert len(many) > 2 and one == [tmp_path / "x.tar"]
+    assert {p.name for p in tmp_path.glob("x*")} == {"x.tar", "x-1of9.tar"}
+    with pytest.raises(ValueError, match="x-1of9.tar is there and is no bundle"):
+        bundle.pack(tmp_path / "x-1of9.tar", settings)
+    with pytest.raises(ValueError, match="parts of 0.03 MiB are too small"):
+        bundle.pack(tmp_path / "x.tar", settings, part_mb=0.03)
+    assert bundle.unpack(one).same == [str(make(0))]  # still whole
+
+
+def test_parts_of_two_bundles_do_not_mix(at, tmp_path):
+    first = bundle.pack(tmp_path / "x.tar", [record(0)]).files
+    second = bundle.pack(tmp_path / "y.tar", [record(1)]).files
+    with pytest.raises(BundleError, match="y.tar belongs to another bundle than .*x.tar"):
+        bundle.unpack([*first, *second])
+
+
+def test_the_least_advanced_checkpoints_are_left_out_first(at, tmp_path):
+    begin(1, epochs=5, size=30_000), begin(2, epochs=9, size=30_000)
+    packed = bundle.pack(tmp_path / "x.tar", [make(1), make(2), record(0)], most_mb=0.2)
+    assert (packed.runs, packed.checkpoints) == (1, 1) and "seed 1: its checkpoint of 0.1 MiB, " \
+        "5 epochs, is over the limit" in packed.left_out[0]  # fmt: skip
+    assert sum(f.stat().st_size for f in packed.files) < 0.2 * 2**20
+
+
+def test_a_damaged_checkpoint_is_left_out_and_a_damaged_run_stops_the_packing(at, tmp_path):
+    folder = paths.cache_dir() / "checkpoints" / begin(1).key
+    (folder / "block-0.pt").write_bytes(b"nonsense")
+    packed = bundle.pack(tmp_path / "x.tar", [record(0), make(1)])
+    assert packed.runs == 1 and "seed 1: its checkpoint cannot be read" in packed.left_out[0]
+    (runs.lookup(make(0)).folder / "epochs.csv").unlink()
+    with pytest.raises(StoreError, match="is damaged"):
+        bundle.pack(tmp_path / "x.tar", [make(0)])
+
+
+def test_a_run_that_ends_while_it_is_packed_is_no_trouble(at, tmp_path, monkeypatch):
+    begin(1)
+
+    def gone(*_):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(bundle.os, "link", gone)
+    assert bundle.pack(tmp_path / "x.tar", [make(1)]).files == []
+
+    def no_links(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(bundle.os, "link", no_links)
+    assert bundle.pack(tmp_path / "x.tar", [make(1)]).checkpoints == 1
+
+
+def test_a_full_disk_leaves_nothing(at, tmp_path, monkeypatch):
+    settings = [record(0)]
+    monkeypatch.setattr(_archive.os, "replace", lambda *_: (_ for _ in ()).throw(
+        OSError(28, "No space left on device")))  # fmt: skip
+    with pytest.raises(StoreError, match="No space left on device; free the disk and pack again"):
+        bundle.pack(tmp_path / "x.tar", settings)
+    assert [p for p in tmp_path.iterdir() if p.is_file()] == []
+    monkeypatch.undo()
+
+
+# ----------------------------------------------------------------------------- what wins over what
+
+
+@pytest.fixture
+def carried(at, tmp_path):
+    """carried(f) packs what f() makes in another home, and comes back to an empty one."""
+
+    def go(*makers):
+        at("a")
+        settings = [m() for m in makers]
+        files = bundle.pack(tmp_path / "x.tar", settings).files
+        return files, at("b")
+
+    return go
+
+
+def test_a_finished_run_is_never_replaced_by_a_different_one(carried):
+    files, home = carried(lambda: record(0), lambda: record(1))
+    other = record(0, rows=ROWS[:1])
+    before = tree(home)
+    taken = bundle.unpack(files)
+    assert taken.refused == [str(other)] and taken.runs == [str(make(1))]
+    assert {k: v for k, v in tree(home).items() if k in before} == before
+    assert len(runs.lookup(other).epochs["test"]) == 1
+
+
+def test_signals_count_only_where_both_have_them(carried):
+    files, _ = carried(lambda: runs.save(make(), {"status": "finished"}, ROWS,
+                                         {"p": torch.ones(3).numpy()}).setting)  # fmt: skip
+    runs.save(make(), {"status": "finished"}, ROWS)
+    assert bundle.unpack(files).same == [str(make())]
+
+
+@pytest.mark.parametrize("there, here, ends", [
+    ("finished", "failed", "taken"), ("failed", "finished", "kept"), ("failed", "failed", "kept"),
+])  # fmt: skip
+def test_finished_goes_before_failed(carried, there, here, ends):
+    files, home = carried(lambda: record(0, there, why="there"))
+    record(0, here, why="here")
+    taken = bundle.unpack(files)
+    assert runs.lookup(make()).info["why"] == ("there" if ends == "taken" else "here")
+    assert (taken.runs, taken.not_needed) == (
+        ([str(make())], []) if ends == "taken" else ([], [f"{make()}: failed there, {here} here"]))
+    assert not [p for p in home.rglob("*") if p.name.endswith((".old", ".tmp"))]
+
+
+@pytest.mark.parametrize("epochs, taken", [(2, True), (3, False), (4, False), (None, True)])
+def test_a_checkpoint_is_taken_only_when_it_is_further(carried, epochs, taken):
+    files, _ = carried(lambda: begin(0, epochs=3))
+    folder = paths.cache_dir() / "checkpoints" / make().key
+    if epochs is None:  # one that cannot be read gives way
+        begin(0)
+        (folder / "block-0.pt").write_bytes(b"")
+    else:
+        begin(0, epochs=epochs, blocks=2)
+    assert bool(bundle.unpack(files).checkpoints) == taken
+    assert bundle.epochs_in(folder) == (3 if taken else epochs)
+    assert len(list(folder.iterdir())) == (1 if taken else 2)  # never a mixture of both
+
+
+def test_no_checkpoint_beside_a_recorded_run(carried):
+    files, _ = carried(lambda: begin(0), lambda: record(1))
+    record(0), begin(1)
+    taken = bundle.unpack(files)
+    assert taken.checkpoints == [] and "it is recorded here" in taken.not_needed[0]
+    assert list((paths.cache_dir() / "checkpoints").iterdir()) == []  # of 1: it is recorded now
+
+
+def test_what_is_being_trained_here_is_left_alone(carried):
+    files, home = carried(lambda: begin(0), lambda: record(1))
+    with runs.lock(make(0)):
+        taken = bundle.unpack(files)
+    assert taken.not_needed == [f"{make(0)}: it is being trained here right now"]
+    assert taken.runs == [str(make(1))]
+
+
+# ------------------------------------------------------------------------------ what is not let in
+
+
+def tar_of(path, members, manifest=True, **changes):
+    """A tar file: (name, content | TarInfo) pairs behind a manifest of them, sealed."""
+    files = {n: c for n, c in members if isinstance(c, bytes)}
+    about = {
+        "kind": _archive.KIND, "format": 1, "about": {"checkpoints": {}}, "part": 1, "parts": 1,
+        "files": [{"path": n, "size": len(c), "sha256": hashlib.sha256(c).hexdigest()}
+                  for n, c in files.items()],
+        "pieces": [{"name": n, "path": n, "begin": 0, "size": len(c)} for n, c in files.items()],
+        **changes}  # fmt: skip
+    about.setdefault("seal", _archive.checksum(about))
+    with tarfile.open(path, "w") as tar:
+        if manifest:
+            members = [("manifest.json", json.dumps(about).encode()), *members]
+        for name, content in members:
+            info = content if isinstance(content, tarfile.TarInfo) else tarfile.TarInfo(name)
+            data = content if isinstance(content, bytes) else b""
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def kind_of(name, kind, target=""):
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return name, info
+
+
+RUN = "runs/digits/symmetric-0.40/gce/smoke-0-12345678"
+BAD_NAMES = ["../evil", "/etc/evil", "runs/../../evil/x/run.json", "runs/a/b/c/../run.json",
+             "runs/a/b/c/.d/run.json", f"{RUN}/other.txt", f"{RUN}/run.json/x", "evil",
+             "checkpoints/12345678/block-x.pt", "checkpoints/nothex!!/block-0.pt",
+             "checkpoints/12345678/../block-0.pt", f"{RUN}/run.json\n", "locks/12345678.lock"]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_names_that_have_no_place_in_a_bundle(at, tmp_path, name):
+    home = at("b")
+    with pytest.raises(BundleError, match="has no place in|no bundle"):
+        bundle.unpack([tar_of(tmp_path / "x.tar", [(name, b"evil")])])
+    # also when only the list of files names it, and the member's own name is a good one
+    entry = {"path": name, "size": 4, "sha256": hashlib.sha256(b"evil").hexdigest()}
+    piece = {"name": f"{RUN}/run.json", "path": name, "begin": 0, "size": 4}
+    sly = tar_of(tmp_path / "y.tar", [(f"{RUN}/run.json", b"evil")], files=[entry], pieces=[piece])
+    with pytest.raises(BundleError, match="has no place in"):
+        bundle.unpack([sly])
+    assert tree(home) == {} and not (tmp_path / "evil").exists()
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE,
+                                  tarfile.FIFOTYPE, tarfile.GNUTYPE_SPARSE])  # fmt: skip
+def test_links_and_devices_are_refused(at, tmp_path, kind):
+    home = at("b")
+    link = kind_of(f"{RUN}/run.json", kind, "/etc/passwd")
+    with pytest.raises(BundleError, match="which has no place in a bundle"):
+        bundle.unpack([tar_of(tmp_path / "x.tar", [link])])
+    assert tree(home) == {}
+
+
+def test_foreign_files_are_refused(at, tmp_path):
+    home = at("b")
+    plain = tar_of(tmp_path / "plain.tar", [("letter.txt", b"hello")], manifest=False)
+    empty = tar_of(tmp_path / "empty.tar", [], manifest=False)
+    twice = tar_of(tmp_path / "twice.tar", [*ENTRIES.items(), *ENTRIES.items()])
+    (tmp_path / "text.tar").write_text("no tar at all")
+    packed = tmp_path / "packed.tar"
+    with tarfile.open(packed, "w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("manifest.json"))
+    no_json = tar_of(tmp_path / "n.tar", [("manifest.json", b"{")], manifest=False)
+    deep = tar_of(tmp_path / "d.tar", [("manifest.json", b"[" * 200_000)], manifest=False)
+    a_list = tar_of(tmp_path / "l.tar", [("manifest.json", b"[]")], manifest=False)
+    for file, words in ((plain, "does not begin with manifest.json"), (twice, "has no place"),
+                        (empty, "has no manifest.json"), (tmp_path / "text.tar", "damaged, or no"),
+                        (packed, "damaged, or no bundle"), (no_json, "damaged, or no bundle"),
+                        (deep, "damaged, or no bundle"), (a_list, "is of something else")):
+        with pytest.raises(BundleError, match=words):
+            bundle.unpack([file])
+    with pytest.raises(FileNotFoundError):
+        bundle.unpack([tmp_path / "absent.tar"])
+    assert tree(home) == {}
+
+
+@pytest.mark.parametrize("changes, words", [
+    (dict(kind="other"), "is of something else"),
+    (dict(format=2), "has bundle format 2, known is 1"),
+    (dict(seal="0"), "its manifest has another checksum"),
+    (dict(parts=0), "cannot be understood"), (dict(part=2), "cannot be understood"),
+    (dict(parts=10**9), "cannot be understood"), (dict(part="1"), "cannot be understood"),
+    (dict(files=None), "cannot be understood"), (dict(pieces=[1]), "cannot be understood"),
+    (dict(about=[]), "cannot be understood"),
+    (dict(files=[{"path": f"{RUN}/run.json", "size": -1, "sha256": ""}]), "cannot be understood"),
+    (dict(files=[]), "has pieces of"), (dict(pieces=[]), "which its manifest does not list"),
+    (dict(files=[{"path": f"{RUN}/run.json", "size": 2, "sha256": "0"}]), "another checksum"),
+    (dict(pieces=[{"name": f"{RUN}/run.json", "path": f"{RUN}/run.json", "begin": 1, "size": 2}]),
+     "another checksum"),
+    (dict(pieces=[{"name": f"{RUN}/run.json", "path": f"{RUN}/run.json", "begin": 0, "size": 3}]),
+     "is missing or cut"),
+    (dict(parts=2), "of these are missing: 2"),
+])  # fmt: skip
+def test_a_manifest_must_be_right_in_everything(at, tmp_path, changes, words):
+    home = at("b")
+    file = tar_of(tmp_path / "x.tar", [(f"{RUN}/run.json", b"{}")], **changes)
+    with pytest.raises(BundleError, match=words):
+        bundle.unpack([file])
+    assert tree(home) == {}
+
+
+def test_a_flipped_byte_anywhere_that_counts_is_noticed(at, tmp_path):
+    files = bundle.pack(tmp_path / "x.tar", [record(0), begin(1)]).files
+    good = files[0].read_bytes()
+    with tarfile.open(files[0]) as tar:
+        spans = [(m.offset, m.offset_data + m.size) for m in tar]
+    home = at("b")
+    for begin_, end in spans:
+        # every byte of a header's name, size and checksum, and every 97th of the content
+        for k in [*range(begin_, begin_ + 160, 7), *range(begin_ + 512, end, 97), end - 1]:
+            bad = bytearray(good)
+            bad[k] ^= 0x10
+            files[0].write_bytes(bad)
+            with pytest.raises(BundleError):
+                bundle.unpack(files)
+    for size in (0, 100, 511, 600, len(good) // 2, spans[-1][1] - 1):
+        files[0].write_bytes(good[:size])
+        with pytest.raises(BundleError):
+            bundle.unpack(files)
+    assert tree(home) == {}
+    files[0].write_bytes(good)
+    assert len(bundle.unpack(files).runs) == 1
+
+
+def bundle_of(tmp_path, run: bytes | None = None, key: str | None = None, about=None, pt=b""):
+    """A well-formed bundle that holds one run of ours, or one checkpoint, tampered with."""
+    if run is not None:
+        folder = f"runs/{make().path.as_posix()}"
+        return [tar_of(tmp_path / "x.tar", [(f"{folder}/run.json", run),
+                                            (f"{folder}/epochs.csv", b"stage,test\ntrain,0.5\n")])]
+    return [tar_of(tmp_path / "x.tar", [(f"checkpoints/{key}/block-0.pt", pt)],
+                   about={"checkpoints": about})]  # fmt: skip
+
+
+def test_runs_that_are_not_what_they_say_are_refused(at, tmp_path):
+    home = at("b")
+    facts = {"format": 1, "setting": make().as_dict(), "status": "finished"}
+    for bad, words in (
+            (b"{", "cannot be read"), (b'{"setting": {"nonsense": 1}}', "cannot be read"),
+            (json.dumps({**facts, "setting": make(1).as_dict()}).encode(), "of another setting"),
+            (json.dumps({**facts, "format": 9}).encode(), "of format 9; known is 1")):
+        with pytest.raises(BundleError, match=words):
+            bundle.unpack(bundle_of(tmp_path, run=bad))
+    only = tar_of(tmp_path / "z.tar", [(f"runs/{make().path.as_posix()}/epochs.csv", b"test\n1")])
+    with pytest.raises(BundleError, match="cannot be read"):
+        bundle.unpack([only])
+    assert tree(home) == {}
+    good = bundle_of(tmp_path, run=json.dumps(facts).encode())
+    assert bundle.unpack(good).runs == [str(make())]
+
+
+def test_checkpoints_that_are_not_what_they_say_are_refused(at, tmp_path):
+    home = at("b")
+    held = io.BytesIO()
+    torch.save({"rows": [{}, {}]}, held)
+    s, good = make(), {"setting": make().as_dict(), "epochs": 2}
+    evil = io.BytesIO()
+    torch.save({"rows": os.system}, evil)  # code, not data: refused unread
+    for key, about, pt, words in (
+            (s.key, {}, held.getvalue(), "cannot be read"),
+            (s.key, {s.key: 3}, held.getvalue(), "cannot be read"),
+            (s.key, {s.key: good}, b"no tensors", "cannot be read"),
+            (s.key, {s.key: good}, evil.getvalue(), "cannot be read"),
+            (s.key, {s.key: {**good, "epochs": 3}}, held.getvalue(), "of another setting"),
+            ("12345678", {"12345678": good}, held.getvalue(), "of another setting")):
+        with pytest.raises(BundleError, match=words):
+            bundle.unpack(bundle_of(tmp_path, key=key, about=about, pt=pt))
+    assert tree(home) == {}
+    taken = bundle.unpack(bundle_of(tmp_path, key=s.key, about={s.key: good}, pt=held.getvalue()))
+    assert taken.checkpoints == [f"{s}: 2 epochs done"]
+
+
+def test_a_store_that_cannot_be_written_is_a_clear_error(at, tmp_path, monkeypatch):
+    files = bundle.pack(tmp_path / "x.tar", [record(0)]).files
+    home = at("b")
+    (home / "data").write_text("in the way")
+    with pytest.raises(StoreError, match="no folder .*cache: Not a directory"):
+        bundle.unpack(files)
+    (tmp_path / "folder").write_text("in the way")
+    with pytest.raises(StoreError, match="no folder for the bundle"):
+        bundle.pack(tmp_path / "folder" / "x.tar", [])
+
+    at("c")
+    monkeypatch.setattr(bundle.os, "rename", lambda *_: (_ for _ in ()).throw(
+        OSError(28, "No space left on device")))  # fmt: skip
+    with pytest.raises(StoreError, match="could not unpack .No space left on device.; free the"):
+        bundle.unpack(files)

@@ -1,0 +1,763 @@
+"""`noisylabels reproduce`: the plan, the processes, the time, the table, the bundle."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import types
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import REPO
+from noisylabels import __main__ as cli
+from noisylabels import _plan, _report, _workers, engine, lab, paths, published, reproduce, runs
+from noisylabels._plan import Cost, Group, Todo
+from noisylabels.cli import cost
+
+# cell, paper, table, method, dataset, noise, rate, metric, value, std, priority, why_not
+CELLS = [
+    ("ce40", "mixnn", "T1", "cross_entropy", "cifar10", "symmetric", 0.4, "last", 80.0, 0.5, 1,
+     ""),
+    ("gce40", "mixnn", "T1", "gce", "cifar10", "symmetric", 0.4, "last", 87.0, None, 1, ""),
+    ("gce40b", "drpl", "T2", "gce", "cifar10", "symmetric", 0.4, "best", 89.0, None, 2, ""),
+    ("elr40", "mixnn", "T1", "elr", "cifar100", "symmetric", 0.4, "mean10", 70.0, None, 2, ""),
+    ("gce0", "drpl", "T2", "gce", "cifar10", "none", 0.0, "last", None, None, 4, ""),
+    ("worse", "mixnn", "T3", "gce", "cifar10", "human-worse", 1.0, "last", 77.0, None, 4, ""),
+    ("super", "sanm", "T4", "gce", "cifar100", "superclass", 0.4, "last", 70.0, None, 4, ""),
+    ("gone", "sanm", "T4", "magic", "cifar10", "symmetric", 0.4, "last", 70.0, None, 3, ""),
+    ("big", "secondhand", "T5", "gce", "clothing1m", "web", None, "last", 70.0, None, 5,
+     "Clothing1M is not read here: it takes a loader"),
+]  # fmt: skip
+QUICK = ["--set", "epochs=2", "--max-samples", "200"]
+
+
+def tables(home) -> None:
+    """data/published with the cells above, and the numbers they come from."""
+    folder = home / "data" / "published"
+    folder.mkdir(parents=True)
+    with open(folder / "cells.csv", "w", newline="") as f:
+        names = [x.name for x in published.dataclasses.fields(published.Cell)]
+        out = csv.DictWriter(f, names)
+        out.writeheader()
+        for (cell, paper, table, method, data, noise, rate, metric, value, std, priority,
+             why) in CELLS:  # fmt: skip
+            out.writerow(dict(
+                cell=cell, paper=paper, table=table, method=method, dataset=data, noise=noise,
+                rate=rate, val=0, trusted_per_class=0, network="resnet34", options="",
+                metric=metric, published_value=value, published_std=std, source=f"{paper} paper",
+                priority=priority, runnable="no" if why else "yes", why_not=why))  # fmt: skip
+    with open(folder / "numbers.csv", "w", newline="") as f:
+        names = [x.name for x in published.dataclasses.fields(published.Number)]
+        out = csv.DictWriter(f, names)
+        out.writeheader()
+        out.writerow(dict(
+            paper="mixnn", table="T1", method="gce", dataset="cifar10", noise="symmetric",
+            rate=0.4, definition="inclusive, exact count", network="resnet34", metric="last",
+            value=87, source="mixnn paper", confidence="printed"))  # fmt: skip
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A project folder with made-up tables and without data."""
+    tables(tmp_path)
+    monkeypatch.setenv("NOISYLABELS_HOME", str(tmp_path))
+    monkeypatch.delenv("NOISYLABELS_DATA", raising=False)
+    monkeypatch.setattr(lab, "commit", lambda: "abc")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def cifar(home):
+    """Folders as if CIFAR were there: enough for a plan."""
+    for name in ("cifar-10-batches-bin", "cifar-100-python"):
+        (home / "data" / "datasets" / name).mkdir(parents=True)
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """No timing: an image of any network of a million operations takes 1 ms."""
+    calls = []
+
+    def steps(network, dataset, batch_size, precision, execution, seconds):
+        calls.append((network, dataset, batch_size, precision, execution.compile))
+        return cost.Timing(network, 1e-3, *cost.SIZES[dataset][3:])
+
+    monkeypatch.setattr(cost, "time_steps", steps)
+    monkeypatch.setattr(cost, "operations", lambda network, channels, pixels: 1_000_000)
+    return calls
+
+
+@pytest.fixture
+def call(home, capsys):
+    def run(*words) -> tuple[int, str, str]:
+        code = cli.main(["reproduce", *map(str, words)])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+def record(s: runs.Setting, test=(0.5, 0.6), status="finished", **more) -> None:
+    rows = [{"stage": "train", "epoch": k + 1, "test": t, "val": t, "loss": 1.0}
+            for k, t in enumerate(test)]  # fmt: skip
+    facts = {"status": status, "epochs": len(test), "seconds": 10.0, "realised_rate": 0.36,
+             "hardware": engine.hardware("cpu"), "execution": {"compile": False, "graph": False}}
+    runs.save(s, {**facts, **more}, rows)
+
+
+def begin(s: runs.Setting, epochs: int) -> None:
+    folder = paths.cache_dir() / "checkpoints" / s.key
+    folder.mkdir(parents=True)
+    torch.save({"rows": [{}] * epochs}, folder / "block-0.pt")
+
+
+def names(selection: _plan.Selection) -> dict[str, list[str]]:
+    return {g.name: [c.cell for c in g.cells] for g in selection.groups}
+
+
+# ---------------------------------------------------------------------------------- what is to run
+
+
+def test_cells_of_one_setting_are_one_group_and_nothing_is_dropped_silently(home, cifar):
+    chosen = _plan.select("fast", 3)
+    assert names(chosen) == {
+        "cross_entropy, cifar10, symmetric 40 %": ["ce40"],
+        "gce, cifar10, symmetric 40 %": ["gce40", "gce40b"],
+        "elr, cifar100, symmetric 40 %": ["elr40"],
+        "gce, cifar10, none": ["gce0"], "gce, cifar100, superclass 40 %": ["super"]}  # fmt: skip
+    assert chosen.left_out == {
+        "method not built yet": {"magic": 1},
+        "data not here": {"human labels of cifar10 (see `noisylabels doctor`)": 1},
+        "cannot be run here": {"Clothing1M is not read here: it takes a loader": 1}}
+    assert chosen.cells == len(CELLS) and [g.priority for g in chosen.groups] == [1, 1, 2, 4, 4]
+    assert [s.seed for s in chosen.groups[0].settings] == ["0", "1", "2"]
+    assert chosen.groups[1].settings[1] == lab.setting(
+        "gce", "cifar10", "symmetric", 0.4, "fast", seed=1)
+    assert len(chosen.settings) == 15
+
+
+def test_the_smoke_budget_takes_each_method_and_noise_once_on_the_digits(home):
+    chosen = _plan.select("smoke", 2, changes={"epochs": 2, "max_samples": 200})
+    assert names(chosen) == {
+        "cross_entropy, digits, symmetric 40 %": ["ce40"],
+        "gce, digits, symmetric 40 %": ["gce40", "gce40b"],
+        "elr, digits, symmetric 40 %": ["elr40"], "gce, digits, none": ["gce0"]}  # fmt: skip
+    assert sum(chosen.left_out["cannot be run here"].values()) == 3
+    assert chosen.left_out["cannot be run here"]["digits has no noise superclass"] == 1
+    s = chosen.groups[0].settings[1]
+    assert (s.dataset, s.options["epochs"], s.max_samples, s.seed) == ("digits", 2, 200, "1")
+
+
+def test_the_laptop_budget_takes_cifar10_alone_unless_asked(home, cifar):
+    chosen = _plan.select("laptop", 1)
+    assert {g.settings[0].dataset for g in chosen.groups} == {"cifar10"}
+    assert sum(chosen.left_out["only when asked for"].values()) == 2
+    asked = _plan.select("laptop", 1, dataset=["cifar100"])
+    assert {g.settings[0].dataset for g in asked.groups} == {"cifar100"} and asked.cells == 2
+
+
+def test_paper_settings_name_the_network_and_filters_filter(home, cifar):
+    chosen = _plan.select("paper", 1, paper=["mixnn"], method=["gce", "elr"])
+    assert list(names(chosen)) == ["gce, cifar10, symmetric 40 %, resnet34",
+                                   "elr, cifar100, symmetric 40 %, resnet34"]  # fmt: skip
+    s = chosen.groups[0].settings[0]
+    assert (s.budget, s.val_fraction, s.options["epochs"]) == ("paper", 0.0, 300)
+
+
+def test_absent_data_is_said_once_a_cell(home):
+    left = _plan.select("fast", 1).left_out["data not here"]
+    assert left["cifar10 (`noisylabels doctor --download cifar10`)"] == 5 and len(left) == 2
+
+
+# --------------------------------------------------------------------------------------- the costs
+
+
+def test_cost_by_a_timing_is_a_guess_and_by_records_is_measured(home, cifar, timed):
+    chosen = _plan.select("fast", 1)
+    execution = engine.Execution("cpu", compile=True).resolve()
+    estimates = _plan.Estimates(execution, 4, [])
+    s = chosen.groups[0].settings[0]
+    images = cost.images(s)
+    work = images.train + (images.test + lab.PROBE + images.val) / 3
+    guess = estimates.of(s)
+    assert guess.basis == "guess" and guess.seconds == pytest.approx(40 * work * 1e-3)
+    assert guess.epoch == pytest.approx(guess.seconds / 40)
+    assert timed == [("resnet9", "cifar10", 128, "bfloat16", False)]  # no time lost compiling
+    estimates.of(chosen.groups[1].settings[0])
+    assert len(timed) == 1
+
+    how = {"compile": True, "graph": False}
+    record(s, test=[0.5] * 4, seconds=20.0, execution=how)
+    for bad in (dict(status="failed"), dict(hardware="another"), dict(execution={}),
+                dict(epochs=0)):  # fmt: skip
+        estimates.learn(types.SimpleNamespace(
+            setting=s, finished=bad.get("status") != "failed",
+            info={**runs.lookup(s).info, **bad}))  # fmt: skip
+    assert estimates.of(s).basis == "guess"
+    estimates.learn(runs.lookup(s))
+    seen = estimates.of(s)
+    assert seen == Cost(pytest.approx(200), pytest.approx(5), "measured")
+    hundred = lab.setting("cross_entropy", "cifar100", "symmetric", 0.4, "fast")
+    assert estimates.of(hundred) == seen  # images alike
+    half = lab.setting("cross_entropy", "cifar10", "symmetric", 0.4, "fast", max_samples=25_000)
+    n = cost.images(half)
+    assert estimates.of(half).epoch == pytest.approx(
+        5 * (n.train + (n.test + lab.PROBE + n.val) / 3) / work)  # fmt: skip
+    assert estimates.of(chosen.groups[1].settings[0]).basis == "guess"  # another method
+
+
+def test_a_guess_scales_large_networks_counts_unknown_methods_once_and_shares_a_gpu(
+        home, timed, monkeypatch):  # fmt: skip
+    s = lab.setting("gce", "cifar10", "symmetric", 0.4, "paper")
+    cpu = _plan.Estimates(engine.Execution("cpu"), 2, [])
+    sizes = {"small": 10**6, "resnet34": 10**9}
+    monkeypatch.setattr(cost, "operations", lambda network, *_: sizes[network])
+    each = cpu.of(s).seconds / 300
+    n = cost.images(s)
+    assert timed[0][0] == "small"
+    assert each == pytest.approx(1.0 * (n.train + (n.test + lab.PROBE) / 3))  # 1000 times 1 ms
+    monkeypatch.setattr(cost, "of_setting", lambda *_: None)
+    assert cpu.of(s).seconds == pytest.approx(each * 300)
+    monkeypatch.setattr(engine, "hardware", lambda device: "a GPU")
+    gpu = _plan.Estimates(engine.Execution("cuda:0"), 3, [])
+    assert gpu.of(s).seconds == pytest.approx(3 * 300 * 1e-3 * (n.train + (n.test + 2500) / 3))
+    assert timed[-1][0] == "resnet34"
+
+
+# --------------------------------------------------------------------------------------- the order
+
+
+def test_what_was_begun_comes_first_then_priority_then_partly_done_then_cheap(
+        home, cifar, timed):  # fmt: skip
+    chosen = _plan.select("fast", 2)
+    ce, gce, elr, gce0, _ = chosen.groups
+    record(gce.settings[0])
+    begin(gce0.settings[1], epochs=30)
+    record(ce.settings[1], status="failed", why="nan")
+    plan = _plan.make(chosen, engine.Execution("cpu"), 1)
+    order = [(t.group, t.setting.seed) for t in plan.todo]
+    assert order[:4] == [(gce0, "1"), (gce, "1"), (ce, "0"), (elr, "0")]
+    assert plan.todo[0].begun == 30
+    assert plan.todo[0].seconds == pytest.approx(plan.todo[0].cost.seconds / 4)
+    assert set(plan.finished) == {gce.settings[0].key} and set(plan.failed) == {ce.settings[1].key}
+    assert len(plan.todo) == 8
+    again = _plan.make(chosen, engine.Execution("cpu"), 1, again=True)
+    assert len(again.todo) == 9
+
+
+def todo(name: str, epoch: float = 1.0, epochs: int = 10, begun: int = 0, **options) -> Todo:
+    s = runs.Setting(method=name, dataset="digits", noise="symmetric", rate=0.4, budget="smoke",
+                     options={"epochs": epochs, **options})  # fmt: skip
+    return Todo(s, Group((), (s,)), begun, epochs, Cost(epoch * epochs, epoch, "guess"))
+
+
+@pytest.mark.parametrize("jobs, seconds, fates", [
+    (1, 15.4, ["ends", "waits", "waits", "waits"]),   # 5 s to start, 10 s of a
+    (1, 18.5, ["ends", "begins", "waits", "waits"]),  # and 3 epochs of b
+    (1, 35.0, ["ends", "ends", "begins", "waits"]),   # c: one epoch of 10 s fits, not two
+    (1, 34.0, ["ends", "ends", "waits", "ends"]),     # c does not; d does
+    (2, 18.5, ["ends", "ends", "waits", "ends"]),
+    (4, 30.0, ["ends", "ends", "begins", "ends"]),
+    (1, 0.0, ["waits"] * 4),
+])  # fmt: skip
+def test_what_fits_into_a_time(jobs, seconds, fates):
+    runs_ = [todo("a"), todo("b"), todo("c", epoch=10), todo("d", epoch=0.5, epochs=8, begun=2)]
+    _plan.lay_out(runs_, jobs, seconds)
+    assert [t.fate for t in runs_] == fates
+
+
+# ----------------------------------------------------------------------------------- the processes
+
+# a child that imports nothing: it does what the setting's option "do" says
+FAKE = r"""
+import json, os, signal, sys, time
+def tell(event, **more):
+    print(json.dumps({"event": event, **more}), flush=True)
+for line in iter(sys.stdin.readline, ""):
+    s = json.loads(line)["setting"]
+    do = s["options"]["do"]
+    if do == "die":
+        print("Segmentation fault", file=sys.stderr)
+        os._exit(3)
+    if do == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if do == "deaf":
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for k in range(1, 1000 if do in ("long", "deaf") else 3):
+        row = {"epoch": k, "test": 0.5, "seconds": 0.1, "seconds_evaluating": 0.1}
+        tell("epoch", row=row, pid=os.getpid())
+        try:
+            time.sleep(0.02)
+        except KeyboardInterrupt:
+            sys.exit(130)
+    if do == "broken":
+        tell("broken", why="RuntimeError: it broke")
+        time.sleep(0.3)  # slow to go: it must not get another run meanwhile
+        sys.exit(1)
+    tell(do if do in ("failed", "busy") else "finished", why="because" if do != "end" else "")
+"""
+
+
+class Watcher:
+    def __init__(self, each=None):
+        self.said, self.each, self.ticks = [], each, 0
+
+    def began(self, todo):
+        self.said.append(("began", todo.setting.method))
+
+    def epoch(self, todo, row):
+        todo.begun = row["epoch"]
+        if self.each:
+            self.each(todo, row)
+
+    def ended(self, todo, how, why):
+        self.said.append((how, todo.setting.method))
+
+    def tick(self):
+        self.ticks += 1
+
+
+class NoEstimates:
+    def learn(self, run): ...
+    def of(self, s): ...
+
+
+@pytest.fixture
+def train(home, monkeypatch):
+    monkeypatch.setattr(_plan, "START_UP", 0.0)
+    monkeypatch.setattr(_workers, "GRACE", 1.0)
+    started, real = [], subprocess.Popen
+
+    def popen(*words, **more):
+        started.append(real(*words, **more))
+        return started[-1]
+
+    monkeypatch.setattr(_workers.subprocess, "Popen", popen)
+
+    def go(runs_, jobs=1, seconds=30.0, watcher=None):
+        try:
+            return _workers.train_all(
+                runs_, NoEstimates(), jobs, time.monotonic() + seconds, lambda t: {},
+                watcher or Watcher(), [sys.executable, "-c", FAKE])  # fmt: skip
+        finally:
+            assert all(p.poll() is not None for p in started)  # no child is left behind
+
+    go.started = started
+    return go
+
+
+def ended(outcome) -> dict[str, list[str]]:
+    return {how: [t.setting.method for t, _ in pairs] for how, pairs in outcome.ended.items()}
+
+
+def test_a_child_that_fails_dies_or_breaks_harms_no_other(train):
+    what = ["end", "die", "kill", "broken", "failed", "busy", "end"]
+    watcher = Watcher()
+    outcome = train([todo(f"{k}", do=do) for k, do in enumerate(what)], watcher=watcher)
+    assert ended(outcome) == {"finished": ["0", "6"], "broken": ["1", "2", "3"], "failed": ["4"],
+                              "busy": ["5"]}  # fmt: skip
+    why = [words for _, words in outcome.of("broken")]
+    assert why == ["its process ended with exit code 3: Segmentation fault",
+                   "its process ended with signal 9", "RuntimeError: it broke"]  # fmt: skip
+    assert outcome.of("failed")[0][1] == "because" and outcome.signal is None
+    assert [k for how, k in watcher.said if how == "began"] == list("0123456")
+    assert len(train.started) == 4  # one process until it dies, then another
+
+
+def test_as_many_at_once_as_asked_for_and_no_more(train):
+    alive: dict[str, int] = {}
+    most = []
+
+    def each(todo, row):
+        alive[todo.setting.method] = row["epoch"]
+        most.append(len(alive))
+        if row["epoch"] == 2:
+            del alive[todo.setting.method]
+
+    outcome = train([todo(f"{k}", do="end") for k in range(4)], jobs=2, watcher=Watcher(each))
+    assert len(outcome.of("finished")) == 4 and max(most) == 2 and len(train.started) == 2
+
+
+def test_at_the_end_of_the_time_children_stop_and_deaf_ones_are_killed(train):
+    runs_ = [todo("a", 0.1, do="long"), todo("b", 0.1, do="deaf"), todo("c", 0.1, do="end")]
+    begun = time.monotonic()
+    outcome = train(runs_, jobs=2, seconds=1.0)
+    assert ended(outcome) == {"stopped": ["a", "b"]} and outcome.signal is None
+    assert runs_[0].begun > 1 and 1.0 < time.monotonic() - begun < 10
+
+
+def test_what_cannot_do_one_epoch_is_not_begun(train):
+    outcome = train([todo("long", epoch=50.0, do="end"), todo("short", epoch=0.1, do="end")])
+    assert ended(outcome) == {"finished": ["short"]}
+    assert train([todo("long", epoch=50.0, do="end")]).ended == {}
+    assert len(train.started) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_children_first(train, number):
+    before = signal.getsignal(number)
+    watcher = Watcher(lambda todo, row: row["epoch"] == 3 and signal.raise_signal(number))
+    outcome = train([todo("a", 0.1, do="long"), todo("b", 0.1, do="end")], watcher=watcher)
+    assert ended(outcome) == {"stopped": ["a"]} and outcome.signal == number
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_ctrl_c_does_not_wait(train, monkeypatch):
+    monkeypatch.setattr(_workers, "GRACE", 60.0)
+    times = []
+
+    def each(todo, row):
+        if row["epoch"] in (3, 10):
+            times.append(time.monotonic())
+            signal.raise_signal(signal.SIGINT)
+
+    outcome = train([todo("a", 0.1, do="deaf")], watcher=Watcher(each))
+    assert ended(outcome) == {"stopped": ["a"]} and time.monotonic() - times[-1] < 10
+
+
+def test_when_the_parent_breaks_the_children_go_too(train):
+    def each(todo, row):
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        train([todo("a", 0.1, do="long"), todo("b", 0.1, do="deaf")], 2, watcher=Watcher(each))
+    assert len(train.started) == 2
+
+
+def test_costs_are_learnt_from_what_ended(home):
+    learnt = []
+    estimates = types.SimpleNamespace(learn=learnt.append, of=lambda s: Cost(7.0, 1.0, "measured"))
+    a, b = todo("a"), todo("b")
+    _workers._learn(a, estimates, [b])
+    assert learnt == [] and b.cost.basis == "guess"
+    record(a.setting)
+    _workers._learn(a, estimates, [b])
+    assert len(learnt) == 1 and b.cost == Cost(7.0, 1.0, "measured")
+
+
+def test_a_child_dies_with_its_parent_however_that_dies(home):
+    """The parent is killed while its child trains; the child goes, the checkpoint is whole."""
+    s = lab.setting("cross_entropy", rate=0.6, epochs=5_000, max_samples=100)
+    how = engine.Execution("cpu")
+    message = {"setting": s.as_dict(), **_workers.message_of(how, False, False)}
+    parent = subprocess.Popen([sys.executable, "-c", (
+        "import os, subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-m', 'noisylabels._workers',\n"
+        "    str(os.getpid())], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)\n"
+        "child.stdin.write(sys.argv[1].encode() + b'\\n')\n"
+        "child.stdin.flush()\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(100)\n"), json.dumps(message)], stdout=subprocess.PIPE,
+        env=_workers.environment())  # fmt: skip
+    try:
+        child = int(parent.stdout.readline())
+        words = json.loads(parent.stdout.readline())
+        assert words["event"] == "epoch" and words["row"]["epoch"] == 1
+    finally:
+        parent.kill()
+        parent.wait()
+    deadline = time.monotonic() + 20
+    while os.path.exists(f"/proc/{child}") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not os.path.exists(f"/proc/{child}")
+    parent.stdout.close()
+    with runs.lock(s, waiting=lambda: pytest.fail("the lock is still held")):
+        assert _plan.epochs_begun(s) >= 1
+
+
+def test_a_child_of_a_dead_parent_does_not_begin(home):
+    done = subprocess.run([sys.executable, "-m", "noisylabels._workers", "1"], input="",
+                          capture_output=True, text=True, env=_workers.environment())  # fmt: skip
+    assert done.returncode == 1 and done.stdout == ""
+
+
+# ------------------------------------------------------------------------------------- the command
+
+
+def test_dry_run_shows_the_plan_and_writes_nothing(call, home, cifar, timed):
+    before = sorted(p for p in home.rglob("*"))
+    code, out, err = call("--budget", "fast", "--dry-run", "--device", "cpu", "--jobs", 2,
+                          "--minutes", 200, "--out", home / "out", "--pack")  # fmt: skip
+    assert code == 0 and err == "" and sorted(p for p in home.rglob("*")) == before
+    assert f"fast budget on {engine.hardware('cpu')}, 2 runs at once, 200 minutes" in out
+    assert "9 printed numbers; 5 settings x 3 seeds stand for 6 of them" in out
+    assert "1 left out, method not built yet: magic (1)" in out
+    assert "cannot be run here: Clothing1M is not read here: it takes a loader (1)" in out
+    lines = [line.split("  ") for line in out.splitlines() if "  guess" in line]
+    assert [line[0] for line in lines] == [
+        "cross_entropy, cifar10, symmetric 40 %", "gce, cifar10, symmetric 40 %",
+        "elr, cifar100, symmetric 40 %", "gce, cifar10, none", "gce, cifar100, superclass 40 %"]
+    assert lines[0][-1].strip() == "3 will end" and "no time" in lines[-1][-1]
+    assert "15 to do: " in out and "guess: by a timing of a few steps" in out
+
+
+def test_without_anything_to_run_it_says_why(call):
+    code, out, err = call("--budget", "fast", "--minutes", 0, "--device", "cpu")
+    assert code == 1 and "there is nothing to run" in err
+    assert "data not here: cifar10 (`noisylabels doctor --download cifar10`) (5)" in out
+
+
+@pytest.mark.parametrize("words, said", [
+    (["--paper", "drlp"], "unknown paper 'drlp' (nearest: 'drpl')"),
+    (["--method", "gcee"], "(nearest: 'gce')"), (["--dataset", "cifar10"], "allowed: digits"),
+    (["--budget", "big"], "unknown --budget 'big'"), (["--minutes", "-1"], "from 0 on is needed"),
+    (["--jobs", "0"], "auto or a whole number from 1 on"), (["--set", "q"], "takes KEY=VALUE"),
+    (["--set", "sharpness=1"], "unknown option 'sharpness'"),
+    (["--device", "tpu"], "allowed: auto"),
+    (["--part-mb", "16"], "--part-mb is about a bundle; add --pack FILE"),
+    (["--pack", "x.tar", "--part-mb", "0"], "a positive number is needed"),
+    (["--pack"], "--pack needs a file"), (["--pack", "data"], "data is a folder"),
+    (["--pack", "--unpack", "x.tar"], "exclude each other"),
+    (["--pack", "data/published/cells.csv"], "is there and is no bundle"),
+])  # fmt: skip
+def test_bad_values_are_refused(call, words, said):
+    words = words if "--budget" in words else ["--budget", "smoke", *words]
+    code, out, err = call("--minutes", 0, *words)
+    assert code == 2 and said in err and err.count("\n") == 1 and out == ""
+
+
+def test_the_table_holds_our_runs_against_the_printed_numbers(call, home, cifar, timed):
+    """fast: on which side of cross entropy; paper: the number itself."""
+    for s, end in [(lab.setting(m, "cifar10", "symmetric", 0.4, "fast", seed=k), t + 0.01 * k)
+                   for m, t in (("cross_entropy", 0.70), ("gce", 0.75)) for k in (0, 1, 2)]:
+        record(s, test=[0.9, end])
+    record(lab.setting("gce", "cifar10", "none", 0.0, "fast"), status="failed", why="nan")
+    args = ["--minutes", 0, "--device", "cpu", "--seeds", 3, "--out", home / "out"]
+    code, out, _ = call("--budget", "fast", *args)
+    assert code == 0 and "runs of this call: none" in out
+    assert "fast budget, which shows a direction only" in out
+    lines = {tuple(line.split("  ")[:1]) + (line.split()[-1],): line for line in out.splitlines()
+             if "% " in line and "±" in line}  # fmt: skip
+    gce = [line for line in lines.values() if line.startswith("gce") and "87.00" in line][0]
+    assert "76.00 ± 1.00" in gce and "(90.00 ± 0.00)" in gce and "36.00" in gce
+    assert gce.endswith("last [1]  direction holds")
+    assert "89.00  best [2]  direction not judged" in out  # its table has no cross entropy
+    assert "80.00 ± 0.50  last [1]  direction not judged" in out
+    assert "[1] mixnn paper" in out and "[2] drpl paper" in out and "3 settings not run yet" in out
+    assert "6 runs recorded, 1 failed before" in out
+
+    with open(home / "out" / "reproduce-fast.csv", newline="") as f:
+        rows = {r["cell"]: r for r in csv.DictReader(f)}
+    assert set(rows) == {"ce40", "gce40", "gce40b", "elr40", "gce0", "super"}
+    gce = rows["gce40"]
+    assert [gce[k] for k in ("n", "seeds", "last", "published")] == [
+        "3", "0 1 2", "76.0000", "87.0"]
+    assert gce["definition"] == "inclusive, exact count" and gce["verdict"] == "direction holds"
+    assert gce["budget"] == "fast" and gce["network"] == "resnet9"
+    assert gce["published_network"] == "resnet34" and gce["minutes_a_run"] == "0.1667"
+    assert "exactly floor(rN) labels" in rows["gce40b"]["definition"]  # of the noise itself
+    assert rows["gce0"]["verdict"] == "not run" and rows["gce0"]["failed"] == "1"
+    report = (home / "out" / "reproduce-fast.md").read_text()
+    assert "| gce, cifar10, symmetric 40 % | 3 | 76.00 ± 1.00 |" in report
+    assert "**direction holds**: The fast budget shows a direction only" in report
+    assert "- method not built yet: magic (1)" in report and "1 run failed." in report
+
+    for k, t in enumerate((0.868, 0.871, 0.877)):
+        record(lab.setting("gce", "cifar10", "symmetric", 0.4, "paper", seed=k), test=[t])
+    code, out, _ = call("--budget", "paper", *args[:6])
+    assert code == 0 and "87.00  last [1]  reproduced" in out
+    assert "76.00" not in out and "direction" not in out.split("verdict")[1].split("[1]")[0]
+    code, out, _ = call("--budget", "paper", *args[:6], "--set", "batch_size=64")
+    assert "87.20" not in out
+
+
+def test_the_order_can_be_the_wrong_one(call, home, cifar, timed):
+    for method, ends in (("cross_entropy", (0.8, 0.81, 0.82)), ("gce", (0.7, 0.72, 0.74))):
+        for k, end in enumerate(ends):
+            record(lab.setting(method, "cifar10", "symmetric", 0.4, "fast", seed=k), test=[end])
+    words = ["--budget", "fast", "--minutes", 0, "--device", "cpu", "--method", "gce"]
+    assert "direction does not hold" in call(*words)[1]
+    assert "direction does not hold" not in call(*words, "--seeds", 2)[1]  # three decide
+
+
+def smoke(*words) -> list:
+    return ["--budget", "smoke", "--device", "cpu", "--jobs", 1, *QUICK, *words]
+
+
+def test_runs_are_trained_reported_packed_and_taken_in_elsewhere(call, home, timed, monkeypatch):
+    """One child for all: two methods, of which one breaks down; then a second machine."""
+    words = smoke("--method", "gce", "--paper", "mixnn", "drpl", "--seeds", 1, "--signals",
+                  "--out", home / "out", "--pack", "--part-mb", 1)  # fmt: skip
+    begin(lab.setting("gce", "digits", "none", 0.0, "smoke", epochs=2, max_samples=200), 1)
+    (paths.cache_dir() / "checkpoints").rename(home / "aside")  # to be damaged below
+    code, out, err = call("--minutes", 5, *words)
+    assert code == 0 and err == "" and "\x1b" not in out
+    assert "gce, digits, symmetric 40 %, seed 0: begins, about" in out
+    assert out.count(": finished, last ") == 2 and "runs of this call: 2 ended" in out
+    trained = runs.find()
+    assert [r.setting.noise for r in trained] == ["none", "symmetric"]
+    live = lab.watch(trained[1].setting)[0]
+    np.testing.assert_array_equal(trained[1].epochs["loss"], live.epochs["loss"])
+    assert "not judged" in out  # the settings were changed
+    assert "packed 2 runs and 0 checkpoints" in out and "out/runs.tar" in out
+    assert {p.name for p in (home / "out").iterdir()} == {
+        "reproduce-smoke.md", "reproduce-smoke.csv", "runs.tar"}
+    files = {p: p.read_bytes() for p in paths.runs_dir().rglob("*") if p.is_file()}
+
+    code, out, _ = call("--minutes", 5, *words)  # nothing is trained twice
+    assert code == 0 and "runs of this call: none" in out and "2 runs recorded" in out
+
+    other = home / "other"
+    tables(other)
+    monkeypatch.setenv("NOISYLABELS_HOME", str(other))
+    code, out, _ = call("--unpack", home / "out" / "runs.tar", "--dry-run")
+    assert code == 0 and "2 runs and 0 checkpoints would be taken in" in out and not runs.find()
+    code, out, _ = call("--unpack", home / "out" / "runs.tar")
+    assert code == 0 and "taken in: gce on digits, symmetric 40%, smoke budget, seed 0" in out
+    there = {p: p.read_bytes() for p in paths.runs_dir().rglob("*") if p.is_file()}
+    assert list(there.values()) == list(files.values())
+    code, out, _ = call("--unpack", home / "out" / "runs.tar")
+    assert code == 0 and "2 were here already" in out
+    folder = trained[0].setting.path
+    runs.shutil.rmtree(paths.runs_dir() / folder)
+    record(trained[0].setting)
+    code, out, err = call("--unpack", home / "out" / "runs.tar")
+    assert code == 1 and "refused: gce on digits, none" in out and "never replaced" in err
+    code, _, err = call("--unpack", home / "data" / "published" / "cells.csv")
+    assert code == 1 and "no bundle of `noisylabels reproduce --pack`" in err
+    code, _, err = call("--unpack", home / "absent.tar")
+    assert code == 1 and "absent.tar" in err
+
+
+def test_ctrl_c_loses_at_most_one_epoch(call, home, timed):
+    """The whole command in a process: SIGINT after an epoch, exit code 130, a bundle; then on."""
+    words = ["--budget", "smoke", "--device", "cpu", "--jobs", "1", "--method", "cross_entropy",
+             "--seeds", "1", "--max-samples", "200", "--set", "epochs=60", "--pack", "x.tar"]
+    env = {**os.environ, "PYTHONPATH": str(REPO / "lib"), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "-m", "noisylabels", "reproduce", *words],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    s = lab.setting("cross_entropy", rate=0.4, epochs=60, max_samples=200)
+    file = paths.cache_dir() / "checkpoints" / s.key / "block-0.pt"
+    deadline = time.monotonic() + 60
+    while not file.exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and err == "", err
+    begun = _plan.epochs_begun(s)
+    assert 1 <= begun < 60 and runs.find() == []
+    assert f"seed 0: stopped, after epoch {begun}, resumes next time" in out
+    assert "packed 0 runs and 1 checkpoint" in out
+    code, out, _ = call("--minutes", 5, *words)
+    assert code == 0 and f"goes on after epoch {begun}, about" in out
+    np.testing.assert_array_equal(runs.find()[0].epochs["loss"], lab.watch(s)[0].epochs["loss"])
+
+
+def test_failures_are_counted(call, home, timed, monkeypatch):
+    bad = todo("gce")
+    outcome = _workers.Outcome({"failed": [(bad, "the loss became nan")],
+                                "broken": [(bad, "signal 9")], "stopped": [(bad, "")]})
+    monkeypatch.setattr(_workers, "train_all", lambda *_: outcome)
+    code, out, _ = call(*smoke("--minutes", 1))
+    assert code == 1 and ("runs of this call: 1 stopped, resume next time, 1 failed and recorded "
+                          "as failed, 1 broke off") in out  # fmt: skip
+    assert f"failed: {bad.setting}: the loss became nan" in out and "signal 9" in out
+    outcome.signal = signal.SIGTERM
+    assert call(*smoke("--minutes", 1))[0] == 143
+
+
+def test_a_run_that_breaks_in_a_child_is_recorded_or_told(home, monkeypatch):
+    """What a child says of each kind of end (in this process: `_one`)."""
+    said = []
+    s = lab.setting("cross_entropy", rate=0.6, epochs=1, max_samples=100)
+    message = {"setting": s.as_dict(), **_workers.message_of(engine.Execution("cpu"), True, False)}
+
+    def one(**changes) -> bool:
+        said.clear()
+        return _workers._one({**message, **changes}, lambda event, **more: said.append(
+            (event, more)))  # fmt: skip
+
+    with runs.lock(s):
+        assert one() and said == [("busy", {"why": "another process is training it"})]
+    assert one() and [event for event, _ in said] == ["epoch", "finished"]
+    assert one() and said == [("finished", {"why": ""})]
+    diverging = lab.setting("cross_entropy", rate=0.6, epochs=9, max_samples=100, lr=1e9,
+                            momentum=0.99)  # fmt: skip
+    assert one(setting=diverging.as_dict()) and said[-1][0] == "failed"
+    assert "the loss became" in said[-1][1]["why"] and not runs.lookup(diverging).finished
+    assert one(setting=diverging.as_dict()) and [e for e, _ in said] == ["failed"]
+
+    def broken(*_, **__):
+        raise RuntimeError("out of luck\nmore")
+
+    monkeypatch.setattr(lab, "run", broken)
+    assert not one() and said == [("broken", {"why": "RuntimeError: out of luck"})]
+
+
+# ------------------------------------------------------------------------------------ the progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+ROW = {"epoch": 4, "test": 0.5, "seconds": 1.0, "seconds_evaluating": 1.0}
+
+
+def board(stream, **more):
+    plan = types.SimpleNamespace(todo=[1, 2, 3])
+    return reproduce.Board(stream, plan, 600.0, time.monotonic() - 60, **more)
+
+
+def test_progress_in_a_pipe_is_plain_lines(home):
+    out = io.StringIO()
+    with board(out, every=0.0) as b:
+        a = todo("gce", begun=3)
+        b.began(a), b.epoch(a, ROW), b.tick()
+        record(a.setting, test=[0.25])
+        b.ended(a, "finished", ""), b.tick()
+        c = todo("elr")
+        b.began(c), b.ended(c, "failed", "nan")
+        b.began(c), b.ended(c, "stopped", "")
+    text = "gce, digits, symmetric 40 %, seed 0"
+    assert out.getvalue().splitlines() == [
+        f"{text}: goes on after epoch 3, about 7.0 s",
+        f"0 of 3 runs ended, 1.0 of 10 minutes; at work: {text}  epoch 4/10  test 50.00 %  "
+        "ETA 12 s",
+        f"{text}: finished, last 25.00 %, 10 s", "1 of 3 runs ended, 1.0 of 10 minutes",
+        "elr, digits, symmetric 40 %, seed 0: begins, about 10 s",
+        "elr, digits, symmetric 40 %, seed 0: failed, nan",
+        "elr, digits, symmetric 40 %, seed 0: begins, about 10 s",
+        "elr, digits, symmetric 40 %, seed 0: stopped, before the end of its first epoch"]
+    quiet = io.StringIO()
+    with board(quiet) as b:
+        b.tick()
+    assert quiet.getvalue() == ""
+
+
+def test_progress_on_a_terminal_is_one_line_a_run_and_a_total(home, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    out = Terminal()
+    with board(out) as b:
+        first, second = todo("gce"), todo("elr")
+        b.began(first), b.began(second), b.epoch(first, ROW)
+        out.truncate(0), out.seek(0)
+        b.last = 0.0
+        b.tick()
+        b.tick()  # once a second at most
+        shown = out.getvalue()
+    assert shown.startswith("\x1b[3A\r\x1b[J") and shown.count("\x1b[3A") == 1
+    lines = shown.removeprefix("\x1b[3A\r\x1b[J").splitlines()
+    assert len(lines) == 3 and all(len(line) <= 59 for line in lines)
+    assert lines[0].startswith("gce, digits, symmetric 40 %, seed 0  epoch 4/10  test 5")
+    assert lines[2] == "0 of 3 runs ended, 1.0 of 10 minutes"
+
+
+def test_columns_of_the_csv_are_all_filled_by_someone():
+    assert len(set(_report.COLUMNS)) == len(_report.COLUMNS) == 31
+
+
+def test_cores_are_those_this_process_may_use(monkeypatch):
+    assert reproduce.cores() == len(os.sched_getaffinity(0))
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert reproduce.cores() == os.cpu_count()
