@@ -131,9 +131,14 @@ def cycle_ends(s: Settings, total: int) -> list[int]:
     return ends
 
 
+def plain(z: Tensor) -> Tensor:
+    """Logits as they are, in float32 at least."""
+    return z.to(torch.promote_types(z.dtype, torch.float32))
+
+
 def pseudo_label(z: Tensor, z_strong: Tensor, s: Settings) -> Tensor:
     """g (B, C): the sharpened mean prediction over the weak and the strong view."""
-    scale = objectives.rms_normalise if s.rms else (lambda a: a.float())
+    scale = objectives.rms_normalise if s.rms else plain
     p = 0.5 * (scale(z).softmax(1) + scale(z_strong).softmax(1))
     return objectives.sharpen(p, s.tau)
 
@@ -215,13 +220,14 @@ class Trusted:
         order = (first * task.num_classes + labels).argsort()
         self.images, self.labels = images[order], labels[order]
         self.size, self.at = size, torch.zeros((), dtype=torch.int64, device=task.device)
+        self.draws = task.rng("trusted")
 
     def next(self) -> tuple[Tensor, Tensor]:
         """Normalised images (size, C, H, W) and one-hot labels (size, K)."""
         steps = torch.arange(self.size, device=self.at.device)
         index = (self.at + steps) % len(self.labels)
         self.at.add_(self.size).remainder_(len(self.labels))
-        seen = self.task.weak(self.images[index], self.task.rng("trusted"))
+        seen = self.task.weak(self.images[index], self.draws)
         y = objectives.one_hot(self.labels[index], self.task.num_classes).float()
         return self.task.normalise(seen), y
 
@@ -235,7 +241,7 @@ def train(task: engine.Task, s: Settings, log: Recorder) -> Network:
     draws = task.rng("ieg")
     given = objectives.one_hot(task.y_given, task.num_classes).float()
     kept = torch.zeros(len(task), device=task.device)  # lambda*: 1 where the given label was kept
-    scale = objectives.rms_normalise if s.rms else (lambda a: a.float())
+    scale = objectives.rms_normalise if s.rms else plain
 
     def mixed_losses(x: Tensor, x_s: Tensor, g: Tensor, x_t: Tensor, y_t: Tensor) -> tuple:
         """L_p, and L_u of each dominant noisy image (2B,)."""
@@ -260,6 +266,9 @@ def train(task: engine.Task, s: Settings, log: Recorder) -> Network:
             g = pseudo_label(z, z_s, s)
             stopped = g.detach()
             l_p, l_u = mixed_losses(x, x_s, stopped, x_t, y_t)
+            consistency = objectives.kl(z.detach().float().softmax(1), z_s) if s.k else 0.0
+            if not s.data_weight:  # the given labels are not used at all (see `mixmatch`)
+                return l_p + s.p * l_u.mean() + s.k * consistency
             momentum = {k: opt.state[w].get("momentum_buffer") if w in opt.state else None
                         for k, w in quiet.weights.items()}
             momentum = {k: torch.zeros_like(quiet.weights[k]) if b is None else b
@@ -277,8 +286,7 @@ def train(task: engine.Task, s: Settings, log: Recorder) -> Network:
                 low = (omega < s.isolation).float().repeat(2)
                 l_u = l_u * low * (2 * n / low.sum().clamp(min=1))
             return (s.data_weight * (objectives.soft_cross_entropy(z, labels) + weighed.sum())
-                    + l_p + s.p * l_u.mean()
-                    + s.k * objectives.kl(z.detach().float().softmax(1), z_s))
+                    + l_p + s.p * l_u.mean() + s.k * consistency)
 
     per_epoch = -(-len(task) // s.batch_size)
     total = s.steps or s.epochs * per_epoch
