@@ -1,0 +1,153 @@
+"""`noisylabels bench`: what the hardware can do, what we make of it, what the common style makes.
+
+    timing     alternating rounds, medians, the clock
+    ceilings   copy and matrix product; facts about the machine
+    loops      the floor loop and ours, eager, compiled, as a CUDA graph
+    reference  our re-implementation of the loop that public code usually has
+    seeds      several seeds at once on one GPU
+    kernels    views, neighbours, mixtures, each alone
+    waits      how often a step and an epoch wait for the device
+    parity     both loops learn equally well; a whole training as an example
+    report     ratios, goals, the file, the table
+
+On a CPU a small version of the same table is made; a row that needs a GPU says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .timing import Bench
+
+GROUPS = ("ceilings", "loops", "kernels", "waits", "parity", "seeds", "teaching")
+
+
+def add_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--quick", action="store_true", help="tiny work, to see that it runs")
+    p.add_argument("--only", metavar="ROWS", help="names of rows or groups, with commas; groups: "
+                   + ", ".join(GROUPS))
+    p.add_argument("--network", help="network of the training loops (default: preact18, on a CPU "
+                   "small)")
+    p.add_argument("--batch-size", type=int, default=128, metavar="N")
+    p.add_argument("--rounds", type=int, metavar="N", help="rounds of every row (default: 5)")
+    p.add_argument("--minutes", type=float, metavar="M",
+                   help="begin no further round after that time, and write what there is")
+    p.add_argument("--out", type=Path, metavar="FILE.json",
+                   help="default: data/bench/HARDWARE.json, in data/cache when --quick or --only")
+    p.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
+    p.add_argument("--teaching", action="store_true",
+                   help="also train ResNet-9 on clean CIFAR-10 (needs a GPU and the data)")
+
+
+def main(args: argparse.Namespace) -> int:
+    from . import ceilings, report
+
+    begun = time.monotonic()
+    bench = prepare(args)
+    facts = ceilings.environment(bench)
+    whole = not (args.quick or args.only)
+    file = args.out or report.default_file(facts["hardware"], whole)
+    try:
+        measure(bench, args.teaching)
+        facts["data"] = _source(bench)
+    finally:  # also what an interrupted run has measured
+        facts["minutes"] = round((time.monotonic() - begun) / 60, 2)
+        found = report.content(bench, facts)
+        report.write(file, found)
+        print("\n".join(report.lines(found)))
+        print(f"\nwritten to {_shown(file)}")
+    return 0
+
+
+def prepare(args: argparse.Namespace) -> Bench:
+    """The benchmark that the arguments ask for. Raises ValueError for a value that is not
+    allowed."""
+    import torch
+
+    from .. import engine, networks
+    from .timing import Bench
+
+    if not os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(1)
+    for name, least in (("batch_size", 8), ("rounds", 1), ("minutes", 0)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, not {value}.")
+    device = torch.device(engine.Execution(args.device).resolve().device)
+    cuda = device.type == "cuda"
+    network = args.network or ("preact18" if cuda else "small")
+    networks.build(network, 10)  # an unknown name is an error that lists the known ones
+    narrow = cuda or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    only = tuple(w.strip() for w in (args.only or "").split(",") if w.strip())
+    for word in only:
+        _known(word)
+    return Bench(
+        device=device, network=network, batch_size=args.batch_size,
+        precision="bfloat16" if narrow else "float32",
+        steps=2 if args.quick else 60 if cuda else 10,
+        warm_up=1 if args.quick else 20 if cuda else 2,
+        rounds=args.rounds or (2 if args.quick else 5), size=0.01 if args.quick else 1.0,
+        until=begun_plus(args.minutes), only=only,
+        say=lambda text: print(text, file=sys.stderr, flush=True))
+
+
+def begun_plus(minutes: float | None) -> float:
+    return float("inf") if minutes is None else time.monotonic() + 60 * minutes
+
+
+def _known(word: str) -> None:
+    """Raise a ValueError that names the nearest row or group unless `word` is one."""
+    import difflib
+
+    from .. import methods
+
+    names = [*GROUPS, *(e.name for entries in _timed().values() for e in entries),
+             *(f"waits_{kind}_{m}" for kind in ("step", "epoch") for m in methods.NAMES)]
+    if word not in names:
+        near = difflib.get_close_matches(word, names, n=1, cutoff=0.0)[0]
+        raise ValueError(f"unknown row {word!r} (nearest: {near!r}); groups: "
+                         f"{', '.join(GROUPS)}.")
+
+
+def _timed() -> dict[str, list]:
+    """Group -> entries that are timed in turns."""
+    from . import ceilings, kernels, loops, reference, seeds
+
+    return {"ceilings": list(ceilings.ENTRIES),
+            "loops": [*loops.ENTRIES, *reference.ENTRIES],
+            "kernels": [k.entry() for k in kernels.KERNELS],
+            "seeds": list(seeds.ENTRIES)}
+
+
+def measure(bench: Bench, with_teaching: bool = False) -> None:
+    """Measure all that is wanted; rows are added to `bench.rows` as they come."""
+    from . import parity, timing, waits
+
+    work: dict[str, Callable[[], object]] = {
+        group: partial(timing.measure, bench, group, entries)
+        for group, entries in _timed().items()}
+    work |= {"waits": lambda: waits.measure(bench), "parity": lambda: parity.measure(bench),
+             "teaching": lambda: parity.teaching(bench)}
+    for group in GROUPS:
+        if group != "teaching" or with_teaching or "teaching" in bench.only:
+            work[group]()
+
+
+def _source(bench: Bench) -> str:
+    """Which images the loops were fed."""
+    if "cifar10" not in bench.shared:
+        return "none"
+    return "made-up images" if bench.shared["cifar10"] is None else "CIFAR-10"
+
+
+def _shown(file: Path) -> str:
+    here = Path.cwd()
+    return str(file.relative_to(here)) if file.is_relative_to(here) else str(file)

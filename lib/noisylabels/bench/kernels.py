@@ -1,0 +1,153 @@
+"""The parts of an epoch that are no training steps, each alone.
+
+`KERNELS` is a list of `Kernel`s; another part is added by appending one. Sizes are those of CIFAR
+on a GPU; on a CPU they are smaller and a rate is still said in epochs of 50,000 images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .. import _pixels, mixtures, neighbours, views
+from . import loops, reference
+from .timing import Bench, Entry
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A part to be timed.
+
+    Args:
+        name, what: the row and its words.
+        unit: "epochs/s" (of 50,000 images), "ms" or "s" a call.
+        build: (bench) -> (one call, images a call makes); the images count for "epochs/s" alone.
+        must: (comparison, bound) that has to hold on an H200-class GPU, or None.
+        gpu: it cannot be done on a CPU.
+    """
+
+    name: str
+    what: str
+    unit: str
+    build: Callable[[Bench], tuple[Callable[[], object], int]]
+    must: tuple[str, float] | None = None
+    gpu: bool = False
+
+    def entry(self) -> Entry:
+        return Entry(self.name, self.what, self.unit, self.rounds, self.gpu)
+
+    def rounds(self, bench: Bench) -> Callable[[], float]:
+        call, count = self.build(bench)
+        seconds = bench.repeated(call)
+        if self.unit == "epochs/s":
+            return lambda: count / loops.EPOCH / seconds()
+        return lambda: seconds() * {"ms": 1e3, "s": 1.0}[self.unit]
+
+
+# ------------------------------------------------------------------------------------- the parts
+
+
+def _pixels_and_draws(bench: Bench) -> tuple[Tensor, torch.Generator]:
+    n = loops.EPOCH if bench.cuda else bench.scaled(2_000, least=16)
+    x = loops.images(bench, n, 100).x.to(bench.device)
+    return x, torch.Generator(bench.device).manual_seed(0)
+
+
+def _view(view: views.View) -> Callable[[Bench], tuple[Callable[[], object], int]]:
+    """A view of all images in the pieces in which an epoch makes them."""
+
+    def build(bench: Bench) -> tuple[Callable[[], object], int]:
+        x, draws = _pixels_and_draws(bench)
+        chunk = loops.EPOCH if bench.cuda else None
+        return lambda: views.apply(view, x, draws, chunk), len(x)
+
+    return build
+
+
+def _compiled_strong(bench: Bench) -> tuple[Callable[[], object], int]:
+    """The strong view with its pixel work fused by torch.compile; the draws stay as they are."""
+    x, draws = _pixels_and_draws(bench)
+    operate = torch.compile(_pixels.operate, fullgraph=True)
+    augment = views.RandAugment.fixmatch()
+    weak = views.Weak()
+
+    def call() -> Tensor:
+        y = weak(x, draws)
+        code, magnitude = augment.draw(len(y), (32, 32), draws)
+        for k in range(augment.num_ops):
+            y = operate(y, code[k], magnitude[k], 0, augment.ops)
+        return y
+
+    return call, len(x)
+
+
+def _features(bench: Bench) -> tuple[Callable[[], object], int]:
+    """Ten nearest neighbours of every row; ten blurred clusters, as features are."""
+    n, d = (loops.EPOCH, 512) if bench.cuda else (bench.scaled(5_000, least=64), 64)
+    draws = torch.Generator(bench.device).manual_seed(0)
+    centres = 2 * torch.randn(10, d, generator=draws, device=bench.device)
+    rows = torch.randint(10, (n,), generator=draws, device=bench.device)
+    noise = torch.randn(n, d, generator=draws, device=bench.device)
+    features = centres[rows] + noise
+    return lambda: neighbours.nearest(features, 10), n
+
+
+def losses(n: int, device: torch.device | str = "cpu", wrong: float = 0.4) -> Tensor:
+    """Losses (n,) as they are early in training: low for right labels, high for wrong ones."""
+    draws = torch.Generator().manual_seed(0)
+    is_wrong = torch.rand(n, generator=draws) < wrong
+    low, high = (torch.randn(n, generator=draws) for _ in range(2))
+    return torch.where(is_wrong, 3.0 + 0.8 * high, 0.4 + 0.3 * low.abs()).clamp(min=0).to(device)
+
+
+def _gaussians(bench: Bench) -> tuple[Callable[[], object], int]:
+    x = losses(loops.EPOCH, bench.device)
+    return lambda: mixtures.fit_gaussians(mixtures.normalise(x)[0]), len(x)
+
+
+def _betas(bench: Bench) -> tuple[Callable[[], object], int]:
+    x = losses(loops.EPOCH, bench.device)
+    return lambda: mixtures.fit_betas(x), len(x)
+
+
+def _sklearn(bench: Bench) -> tuple[Callable[[], object], int]:
+    x = losses(loops.EPOCH).numpy()
+    return lambda: reference.fit_mixture(x), len(x)
+
+
+def _pil(strong: bool) -> Callable[[Bench], tuple[Callable[[], object], int]]:
+    """The same views by Pillow: in 16 loader processes beside a GPU, on a CPU in this process."""
+
+    def build(bench: Bench) -> tuple[Callable[[], object], int]:
+        count = reference.workers(bench, 16)
+        data = loops.images(bench, 25_600 if count else bench.scaled(1_024, least=64), 100)
+        made = reference.loader(data, 64, count, False, strong=strong)
+
+        def one_pass() -> None:
+            with torch.random.fork_rng(devices=[]):
+                for _ in made:
+                    pass
+
+        return one_pass, 64 * len(made)
+
+    return build
+
+
+KERNELS: list[Kernel] = [
+    Kernel("views_weak", "weak views (crop, flip)", "epochs/s", _view(views.Weak()), (">=", 50)),
+    Kernel("views_strong", "strong views (crop, flip, RandAugment)", "epochs/s",
+           _view(loops.STRONG), (">=", 10)),
+    Kernel("views_strong_compiled", "the same, compiled", "epochs/s", _compiled_strong, gpu=True),
+    Kernel("pil_weak", "weak views by PIL (beside a GPU in 16 processes)", "epochs/s",
+           _pil(False)),
+    Kernel("pil_strong", "strong views by PIL, likewise", "epochs/s", _pil(True)),
+    Kernel("neighbours", "ten nearest neighbours of every sample, 50,000 x 512 "
+           "(on a CPU 5,000 x 64)", "s", _features, ("<=", 0.1)),
+    Kernel("mixture_gauss", "Gaussian mixture on 50,000 losses", "ms", _gaussians, ("<=", 10)),
+    Kernel("mixture_beta", "beta mixture on 50,000 losses", "ms", _betas, ("<=", 10)),
+    Kernel("mixture_sklearn", "Gaussian mixture by scikit-learn, on the CPU", "ms", _sklearn),
+]
+"""The parts that are timed alone. Append a `Kernel` to add one, such as a method's own."""

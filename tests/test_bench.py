@@ -1,0 +1,570 @@
+"""The benchmark: turns, ratios, goals, the file. Nothing here asserts how long a thing takes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import sys
+import threading
+from multiprocessing import Pipe
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from noisylabels import __main__ as command
+from noisylabels import bench, engine, methods, views
+from noisylabels.bench import kernels, loops, parity, reference, report, seeds, timing, waits
+from noisylabels.bench.timing import NEEDS_GPU, NOT_RUN, Bench, Entry, Row, Unavailable
+
+CPU = torch.device("cpu")
+BASELINES = ("cross_entropy", "elr", "gce", "mixup")
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A project folder of its own: no data there, and the recorded results stay untouched."""
+    monkeypatch.setenv("NOISYLABELS_HOME", str(tmp_path))
+    monkeypatch.delenv("NOISYLABELS_DATA", raising=False)
+    return tmp_path
+
+
+def small(**changes) -> Bench:
+    told = dict(device=CPU, network="small", batch_size=16, steps=2, warm_up=1, rounds=2,
+                size=0.01, say=lambda text: None)
+    return Bench(**{**told, **changes})
+
+
+def arguments(*words: str) -> argparse.Namespace:
+    p = argparse.ArgumentParser()
+    bench.add_arguments(p)
+    return p.parse_args(words)
+
+
+def strict(text: str):
+    """JSON without NaN or Infinity, which the standard does not know."""
+    def refuse(word):
+        raise AssertionError(f"{word} in the file")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+# ------------------------------------------------------------------------------- the whole table
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """What `noisylabels bench --quick` writes and prints in a folder without any data."""
+    root = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NOISYLABELS_HOME", str(root))
+        patch.delenv("NOISYLABELS_DATA", raising=False)
+        patch.setattr(methods, "NAMES", BASELINES)
+        printed: list[str] = []
+        patch.setattr("builtins.print", lambda *a, **k: printed.append(" ".join(map(str, a))))
+        code = command.main(["bench", "--quick", "--device", "cpu", "--batch-size", "16",
+                             "--teaching"])
+    (file,) = root.rglob("*.json")
+    return code, file.relative_to(root), file.read_text(), printed
+
+
+def test_a_quick_run_makes_the_whole_table(quick):
+    code, file, text, printed = quick
+    found = strict(text)
+    assert code == 0 and file.parts[:3] == ("data", "cache", "bench")
+    at = {r["row"]: r for r in found["rows"]}
+    wanted = {e.name for entries in bench._timed().values() for e in entries}
+    wanted |= {f"waits_{k}_{m}" for k in ("step", "epoch") for m in BASELINES}
+    wanted |= {"parity", "parity_ours", "parity_reference", "teaching", "teaching_seconds"}
+    assert set(at) == wanted and len(found["rows"]) == len(wanted)
+    assert {r["group"] for r in found["rows"]} == set(bench.GROUPS)
+    for r in found["rows"]:
+        assert not r["note"].startswith("failed"), r
+        assert (r["rounds"] > 0) != (r["note"] == NEEDS_GPU), r
+        if r["rounds"]:
+            assert r["min"] <= r["median"] <= r["max"] and len(r["values"]) == r["rounds"]
+            assert r["unit"] and r["what"]
+        else:
+            assert r["median"] is None
+    assert at["floor"]["rounds"] == 2 and at["ours_graph"]["note"] == NEEDS_GPU
+    assert {r["group"] for r in found["derived"]} == {"derived"}
+    facts = found["environment"]
+    assert (facts["data"], facts["device"], facts["batch_size"]) == ("made-up images", "cpu", 16)
+    assert {"hardware", "versions", "commit", "date", "clock", "minutes"} <= set(facts)
+    assert any(line.startswith("floor ") for block in printed for line in block.splitlines())
+
+
+def test_a_result_names_no_folder_of_the_machine(quick):
+    assert not re.search(r"(?<![\w.])/(work|tmp|root|home|Users|var)/", quick[2])
+
+
+def test_goals_of_a_gpu_are_not_judged_on_a_cpu(quick):
+    found = strict(quick[2])
+    verdicts = {g["goal"]: g["verdict"] for g in found["goals"]}
+    assert set(verdicts.values()) <= {"met", "missed", "not measured here"}
+    for goal in report.goals():
+        if goal.where == "gpu":
+            assert verdicts[goal.what] == "not measured here", goal
+    assert verdicts["waits for the device an epoch"] in ("met", "missed")
+    assert verdicts["our step over the bare loop on a CPU"] in ("met", "missed")
+    assert verdicts["our loop learns as well as the common style"] in ("met", "missed")
+
+
+def test_the_baselines_never_wait_within_a_step(quick):
+    at = {r["row"]: r["median"] for r in strict(quick[2])["rows"]}
+    for method in BASELINES:
+        assert at[f"waits_step_{method}"] == 0 and at[f"waits_epoch_{method}"] == 1
+
+
+# ---------------------------------------------------------------------------------------- turns
+
+
+def test_entries_take_turns():
+    seen = []
+    rounds = {name: (lambda name=name: seen.append(name) or len(seen)) for name in "ABC"}
+    taken = []
+    assert timing.alternate(rounds, 3, lambda name, value: taken.append((name, value))) == 3
+    assert "".join(seen) == "ABCABCABC"
+    assert taken[:4] == [("A", 1), ("B", 2), ("C", 3), ("A", 4)]
+
+
+def test_turns_stop_between_rounds_when_the_time_is_up():
+    seen = []
+    rounds = {name: (lambda name=name: seen.append(name) or 1.0) for name in "AB"}
+    done = timing.alternate(rounds, 5, lambda *a: None, late=lambda: len(seen) >= 3)
+    assert done == 2 and "".join(seen) == "ABAB", "a round that was begun is finished"
+
+
+def test_an_entry_that_fails_is_left_out_and_the_others_go_on():
+    seen, errors = [], []
+
+    def broken():
+        seen.append("B")
+        raise RuntimeError("no")
+
+    rounds = {"A": lambda: seen.append("A") or 1.0, "B": broken}
+    timing.alternate(rounds, 3, lambda *a: None, failed=lambda name, e: errors.append(name))
+    assert "".join(seen) == "ABAA" and errors == ["B"]
+    with pytest.raises(RuntimeError, match="no"):
+        timing.alternate({"B": broken}, 1, lambda *a: None)
+
+
+def test_measuring_a_group_notes_what_is_not_here_and_closes_what_was_opened():
+    closed = []
+
+    class Round:
+        def __call__(self):
+            return 2.0
+
+        def close(self):
+            closed.append(True)
+
+    def absent(b):
+        raise Unavailable("needs torchvision and Pillow (PIL is not here)")
+
+    def broken(b):
+        raise OSError("cannot read '/somewhere/secret/file' now\nmore")
+
+    b = small(rounds=3, only=("good", "absent", "broken", "gpu"))
+    rows = timing.measure(b, "group", [
+        Entry("good", "", "s", lambda b: Round()), Entry("absent", "", "s", absent),
+        Entry("broken", "", "s", broken), Entry("gpu", "", "s", broken, gpu=True),
+        Entry("unwanted", "", "s", broken)])
+    assert [r.name for r in rows] == ["good", "absent", "broken", "gpu"] and b.rows == rows
+    assert rows[0].values == [2.0, 2.0, 2.0] and rows[0].note == "" and closed == [True]
+    assert rows[1].note == "needs torchvision and Pillow (PIL is not here)"
+    assert rows[2].note == "failed: OSError: cannot read ... now"
+    assert rows[3].note == NEEDS_GPU and rows[3].median is None
+
+
+def test_when_the_time_is_up_the_rows_say_so(monkeypatch):
+    b = small(rounds=4)
+    calls = []
+    monkeypatch.setattr(Bench, "late", property(lambda self: len(calls) >= 2))
+    (row,) = timing.measure(b, "g", [Entry("a", "", "s",
+                                          lambda b: lambda: calls.append(1) or 1.0)])
+    assert row.values == [1.0, 1.0] and row.note == "2 of 4 rounds: the time was up"
+    (row,) = timing.measure(b, "g", [Entry("b", "", "s", lambda b: lambda: 1.0)])
+    assert row.values == [] and row.note == NOT_RUN
+
+
+def test_no_minutes_leave_a_file_with_nothing_measured(home, capsys):
+    assert command.main(["bench", "--quick", "--device", "cpu", "--minutes", "0", "--out",
+                         str(home / "r.json")]) == 0
+    found = strict((home / "r.json").read_text())
+    assert {r["note"] for r in found["rows"]} <= {NOT_RUN, NEEDS_GPU}
+    assert {g["verdict"] for g in found["goals"]} == {"not measured here"}
+    assert found["environment"]["data"] == "none"
+    assert "written to" in capsys.readouterr().out
+
+
+def test_an_interrupted_run_writes_what_it_has(home, monkeypatch):
+    def stopped(b, *rest):
+        b.rows.append(Row("copy", "ceilings", "", "GB/s", [5.0]))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench, "measure", stopped)
+    file = home / "r.json"
+    assert command.main(["bench", "--quick", "--device", "cpu", "--out", str(file)]) == 130
+    assert strict(file.read_text())["rows"][0]["median"] == 5.0
+
+
+# ----------------------------------------------------------------------------- rows and ratios
+
+
+def test_a_row_is_recorded_by_median_and_range():
+    record = Row("r", "g", "words", "ms/step", [3.0, 1.0, 2.0, 10.0], "n").record()
+    assert record == {"row": "r", "group": "g", "what": "words", "unit": "ms/step", "median": 2.5,
+                      "min": 1.0, "max": 10.0, "rounds": 4, "values": [3.0, 1.0, 2.0, 10.0],
+                      "note": "n"}
+    assert Row("r", "g", "", "s", [math.nan]).record()["median"] is None
+    assert Row("r", "g", "", "s").record()["max"] is None
+
+
+def test_a_ratio_is_taken_within_each_round():
+    a, b = Row("a", "", "", "", [2.0, 6.0, 4.0]), Row("b", "", "", "", [1.0, 2.0])
+    assert timing.ratio(a, b) == [2.0, 3.0]
+    assert timing.ratio(None, b) == [] and timing.ratio(a, Row("c", "", "", "")) == []
+
+
+def rows_of(**values) -> list[Row]:
+    return [Row(name, "g", "", "", list(v) if isinstance(v, tuple) else [v])
+            for name, v in values.items()]
+
+
+def test_what_follows_from_made_up_times():
+    b = small(batch_size=100)
+    rows = rows_of(floor=(10.0, 20.0), ours_step=(11.0, 20.0), ours=(12.0, 30.0),
+                   reference=(60.0, 60.0), mixture_gauss=(5.0,), mixture_sklearn=(500.0,),
+                   views_weak=4.0, pil_weak=0.5, matmul=2.0,
+                   waits_step_a=0.0, waits_step_b=0.5, waits_epoch_a=1.0, waits_epoch_b=3.0)
+    at = {r.name: r.values for r in report.derive(rows, b)}
+    assert at["epoch_floor"] == [5.0, 10.0], "500 steps, nothing besides"
+    assert at["epoch_ours"] == pytest.approx([6.005, 15.005])
+    assert at["epoch_reference"] == [30.5, 30.5]
+    assert at["to_floor_ours"] == [1.2, 1.5] and at["to_floor_ours_step"] == [1.1, 1.0]
+    assert at["reference_over_ours"] == pytest.approx([30.5 / 6.005, 30.5 / 15.005])
+    flops = loops.operations("small")[1] * 100
+    assert at["tflops_floor"] == pytest.approx([flops / 1e10, flops / 2e10])
+    assert at["floor_of_matmul"] == pytest.approx([flops / 2e10, flops / 4e10])
+    assert at["weak_over_pil"] == [8.0] and "strong_over_pil" not in at
+    assert at["waits_step"] == [0.5] and at["waits_epoch"] == [3.0]
+    assert "share_beside_steps" not in at and "to_floor_floor" not in at
+
+
+def test_the_fastest_of_our_loops_and_of_the_floors_counts():
+    rows = rows_of(floor=10.0, floor_compiled=8.0, ours=20.0, ours_graph=9.0, reference=36.0,
+                   streams_1=10.0, streams_2=12.0, streams_4=16.0, processes_1=10.0,
+                   processes_4=50.0)
+    at = {r.name: r.values[0] for r in report.derive(rows, small())}
+    assert at["to_floor_ours_graph"] == 9 / 8 and at["reference_over_ours"] == 4.0
+    assert at["streams_2_gain"] == pytest.approx(2 * 10 / 12)
+    assert at["streams_4_gain"] == 2.5 and at["processes_4_gain"] == 0.8
+    assert report.derive([], small()) == []
+
+
+def test_operations_of_the_networks_are_the_published_counts():
+    giga = {"preact18": (1.111, 3.329), "resnet34": (2.319, 6.953), "wrn28-2": (0.429, 1.285),
+            "resnet9": (0.759, 2.272)}
+    for name, expected in giga.items():
+        found = [n / 1e9 for n in loops.operations(name)]
+        assert found == pytest.approx(expected, rel=1e-3), name
+    forward, both = loops.operations("small")
+    stem = 2 * 32 * 32 * 9 * 3 * 16  # its input needs no gradient: two passes instead of three
+    assert both == 3 * forward - stem
+
+
+# ----------------------------------------------------------------------------------------- goals
+
+
+@pytest.mark.parametrize("value, sense, bound, verdict", [
+    (1.0, "<=", 1.0, "met"), (1.01, "<=", 1.0, "missed"), (1.0, ">=", 1.0, "met"),
+    (0.99, ">=", 1.0, "missed"), (None, ">=", 1.0, "not measured here")])
+def test_a_goal_is_met_missed_or_not_measured(value, sense, bound, verdict):
+    assert report.judge(value, sense, bound) == verdict
+
+
+def test_goals_know_where_and_for_what_they_hold():
+    goal = report.Goal("g", ("a", "b"), "<=", 2.0, 1.0, where="cpu")
+    assert goal.verdict(rows_of(a=3.0, b=1.5), small())["verdict"] == "met", "the best counts"
+    found = goal.verdict(rows_of(a=0.5), small())
+    assert (found["value"], found["aim_met"]) == (0.5, True)
+    assert goal.verdict(rows_of(a=1.5), small())["aim_met"] is False
+    for other in (report.Goal("g", ("a",), "<=", 2.0),
+                  report.Goal("g", ("a",), "<=", 2.0, where="cpu", only={"network": "preact18"})):
+        found = other.verdict(rows_of(a=0.5), small())
+        assert found["verdict"] == "not measured here" and found["value"] is None
+    special = report.Goal("g", ("a",), ">=", 0.4, where="any", only={"network": "small"})
+    assert special.verdict(rows_of(a=0.5), small())["verdict"] == "met"
+    with pytest.raises(ValueError, match="allowed: <=, >="):
+        report.judge(1.0, "<", 2.0)
+
+
+def test_another_part_is_added_by_appending_it(monkeypatch):
+    part = kernels.Kernel("mask", "attention masks", "ms", lambda b: (lambda: None, 1),
+                          ("<=", 5.0))
+    monkeypatch.setattr(kernels, "KERNELS", kernels.KERNELS)
+    kernels.KERNELS.append(part)
+    try:
+        assert "mask" in {e.name for e in bench._timed()["kernels"]}
+        assert report.goals()[-1].row == ("mask",)
+        run = part.rounds(small())
+        assert run() >= 0
+    finally:
+        kernels.KERNELS.remove(part)
+
+
+def test_parity_allows_what_chance_explains_and_no_more():
+    difference, allowed = parity.verdict([0.80, 0.82], [0.81, 0.83], 10_000)
+    assert difference == pytest.approx(-0.01)
+    assert allowed == pytest.approx(2 * math.sqrt(2 * 0.0002 / 2))
+    assert parity.verdict([0.9], [0.9], 10**9)[1] == 0.01
+    _, allowed = parity.verdict([0.5], [0.5], 100)
+    assert allowed == pytest.approx(2 * math.sqrt(0.25 / 100 * 2))
+    with pytest.raises(ValueError, match="at least one accuracy"):
+        parity.verdict([], [0.5], 10)
+    within = Row("parity", "parity", "", "share", [0.01], "within what chance explains")
+    beyond = Row("parity", "parity", "", "share", [0.2], "beyond what chance explains")
+    assert [report.parity_goal([r])["verdict"] for r in (within, beyond)] == ["met", "missed"]
+    assert report.parity_goal([])["verdict"] == "not measured here"
+
+
+# ------------------------------------------------------------------------------ file and words
+
+
+def test_the_file_is_replaced_whole_or_not_at_all(home, monkeypatch):
+    file = home / "deep" / "r.json"
+    report.write(file, {"a": 1})
+    with pytest.raises(ValueError):
+        report.write(file, {"a": math.nan})
+
+    def full(*names):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(report.os, "replace", full)
+    with pytest.raises(OSError, match="could not write r.json: No space left.*--out"):
+        report.write(file, {"a": 2})
+    assert json.loads(file.read_text()) == {"a": 1}
+    assert [f.name for f in file.parent.iterdir()] == ["r.json"]
+
+
+def test_results_are_read_back_newest_first(home):
+    assert report.load() == []
+    for name, date in (("a", "2026-01-01"), ("b", "2026-03-01")):
+        report.write(report.folder() / f"{name}.json", {
+            "environment": {"date": date}, "rows": [], "derived": [], "goals": []})
+    assert [r["environment"]["date"] for r in report.load()] == ["2026-03-01", "2026-01-01"]
+    (report.folder() / "c.json").write_text("{}")
+    with pytest.raises(ValueError, match="c.json is damaged"):
+        report.load()
+
+
+@pytest.mark.parametrize("value, text", [
+    (None, "–"), (0.0, "0"), (3.0, "3"), (788.4, "788"), (4.306, "4.31"), (0.003123, "0.00312"),
+    (12345.6, "12,346"), (2.5e-9, "2.50e-09"),
+    (-0.0279, "-0.0279")])
+def test_numbers_are_said_in_three_digits(value, text):
+    assert report.number(value) == text
+
+
+def test_the_file_is_named_after_the_hardware(home):
+    assert report.slug("NVIDIA H200") == "nvidia-h200"
+    assert report.slug("Intel(R) Xeon(R) Gold 6130 CPU @ 2.10GHz, 1 thread") == (
+        "intel-xeon-gold-6130-1-thread")
+    assert report.slug("()") == "unknown"
+    assert report.default_file("A b", True) == home / "data" / "bench" / "a-b.json"
+    assert report.default_file("A b", False) == home / "data" / "cache" / "bench" / "a-b.json"
+
+
+# ------------------------------------------------------------------------------------- arguments
+
+
+def test_defaults_of_a_cpu_run():
+    b = bench.prepare(arguments("--device", "cpu"))
+    assert (b.network, b.batch_size, b.rounds, b.only) == ("small", 128, 5, ())
+    assert b.until == math.inf and b.precision in ("bfloat16", "float32")
+    assert not bench.prepare(arguments("--device", "cpu", "--minutes", "2")).late
+
+
+@pytest.mark.parametrize("words, message", [
+    (("--network", "resnet99"), "unknown network 'resnet99'"),
+    (("--only", "flor"), "unknown row 'flor' \\(nearest: 'floor'\\); groups: ceilings"),
+    (("--batch-size", "2"), "--batch-size must be at least 8, not 2"),
+    (("--rounds", "0"), "--rounds must be at least 1"),
+    (("--minutes", "-1"), "--minutes must be at least 0"),
+    (("--device", "tpu"), "unknown device 'tpu'")])
+def test_a_bad_argument_is_one_sentence(words, message):
+    with pytest.raises(ValueError, match=message):
+        bench.prepare(arguments("--device", "cpu", *words))
+
+
+def test_only_the_wanted_rows_are_measured(home):
+    b = small(only=("copy", "kernels", "waits_step_gce"))
+    assert b.wants("copy", "ceilings") and not b.wants("matmul", "ceilings")
+    assert b.wants("neighbours", "kernels") and not b.wants("floor", "loops")
+    bench.measure(small_only := small(only=("copy",)))
+    assert [r.name for r in small_only.rows] == ["copy"]
+
+
+# ----------------------------------------------------------------------------------- the loops
+
+
+def test_both_loops_do_the_same_work():
+    """One batch, the same weights: equal losses kept, equal sums, equal weights afterwards."""
+    data = loops.made_up(64, 10)
+    s = engine.Recipe(network="small", batch_size=16, lr=0.1, momentum=0.9, weight_decay=5e-4)
+    mine = loops.Ours(data, s, engine.Execution("cpu"), seed=3)
+    other = reference.Loop(data, s, CPU, 0, seed=3)
+    for k in range(3):
+        i = torch.arange(16) + 16 * k
+        x = mine.task.normalise(data.x[i])
+        loss = mine.step(i, x)
+        other._step(x.contiguous(), data.y[i], i)
+        assert loss.item() == pytest.approx(mine.losses[i].mean().item(), rel=1e-6)
+    torch.testing.assert_close(mine.losses, other.losses, rtol=1e-4, atol=1e-5)
+    assert (mine.losses[:48] > 0).all() and (mine.losses[48:] == 0).all()
+    assert other.seen == 48 and 0 <= other.right <= 48
+    for a, b in zip(mine.net.parameters(), other.net.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_round_of_our_loop_is_one_pass_over_its_images():
+    data = loops.made_up(48, 10)
+    s = engine.Recipe(network="small", batch_size=16, lr=0.01)
+    loop = loops.Ours(data, s, engine.Execution("cpu"))
+    loop.steps(3)
+    assert (loop.losses > 0).all()
+    ready = loops.Ours(data, s, engine.Execution("cpu"), ready=True)
+    assert len(ready.ready) == 3
+    ready.steps(5)
+    assert torch.isfinite(ready.total)
+
+
+def test_the_common_style_sees_every_image_once_an_epoch_and_leaves_the_global_draws_alone():
+    data = loops.made_up(40, 10)
+    loop = reference.Loop(data, engine.Recipe(network="small", batch_size=8), CPU, 0)
+    before = torch.random.get_rng_state()
+    loop.epoch(0.05)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert (loop.losses > 0).all() and loop.opt.param_groups[0]["lr"] == 0.05
+    weights = [p.clone() for p in loop.net.parameters()]
+    fast = reference.Loop(data, engine.Recipe(network="small", batch_size=8), CPU, 0, fast=True)
+    fast.steps(1)
+    assert fast.net.stem[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert all(torch.isfinite(w).all() for w in weights)
+
+
+def test_made_up_images_have_classes_to_learn():
+    one, two = loops.made_up(200), loops.made_up(200)
+    assert torch.equal(one.x, two.x) and one.x.dtype == torch.uint8
+    assert not torch.equal(one.x, loops.made_up(200, seed=1).x) and one.x.min() < one.x.max()
+    means = torch.stack([one.x[one.y == c].float().mean(0) for c in range(10)])
+    guess = torch.cdist(one.x_test.float().flatten(1), means.flatten(1)).argmin(1)
+    assert (guess == one.y_test).float().mean() > 0.9
+
+
+def test_images_are_real_where_they_are_at_hand(home):
+    b = small()
+    assert loops.images(b, 30).source == "made-up images" and b.shared["cifar10"] is None
+    real = loops.made_up(20)
+    b.shared["cifar10"] = argparse.Namespace(
+        x_train=real.x, y_train=real.y, x_test=real.x_test, y_test=real.y_test, mean=(0.1,) * 3,
+        std=(0.2,) * 3)
+    found = loops.images(b, 30, 5)
+    assert found.source == "CIFAR-10" and len(found.x) == 30 and len(found.x_test) == 5
+    assert torch.equal(found.x[20:], real.x[:10]), "what is short is repeated"
+
+
+def test_what_is_not_installed_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.mixture", None)
+    with pytest.raises(Unavailable, match="needs scikit-learn"):
+        reference.fit_mixture(kernels.losses(10).numpy())
+
+    def absent():
+        raise ModuleNotFoundError("not installed", name="torchvision")
+
+    monkeypatch.setattr(reference._torchvision, "import_torchvision", absent)
+    with pytest.raises(Unavailable, match="torchvision is not here"):
+        reference.transforms(loops.made_up(1))
+
+
+def test_both_mixtures_of_the_table_say_nearly_the_same():
+    x = kernels.losses(2_000)
+    from noisylabels import mixtures
+
+    ours = mixtures.fit_gaussians(mixtures.normalise(x)[0]).p_low
+    theirs = torch.from_numpy(reference.fit_mixture(x.numpy()))
+    assert ((ours > 0.5) == (theirs > 0.5)).float().mean() > 0.99
+
+
+def test_a_worker_answers_each_order_and_tells_its_errors():
+    mine, theirs = Pipe()
+    s = engine.Recipe(network="small", batch_size=8, lr=0.01)
+    thread = threading.Thread(target=seeds.worker,
+                              args=(theirs, s, engine.Execution("cpu"), 2, 1, 0))
+    thread.start()
+    assert mine.recv() == "ready"
+    mine.send(2)
+    begun, ended = mine.recv()
+    assert ended >= begun
+    mine.send(0)
+    thread.join()
+    wrong = engine.Recipe(network="nothing", batch_size=8)
+    seeds.worker(theirs, wrong, engine.Execution("cpu"), 2, 1, 0)
+    assert mine.recv().startswith("ValueError: unknown network 'nothing'")
+
+
+# ---------------------------------------------------------------------------------------- waits
+
+
+def task_of(n: int = 32) -> engine.Task:
+    data = loops.made_up(n, 1)
+    return loops.task(data, engine.Execution("cpu"), "float32")
+
+
+def test_waits_are_counted_where_they_happen():
+    task = task_of()
+    x = torch.arange(5.0)
+    with waits.counted(CPU) as count:
+        for i, _ in task.batches(16):
+            x[0].item()
+            x[x > 2]
+            x[i[:2] % 5]  # by numbers: no wait
+            task.y_given[i]
+        x.tolist(), x.numpy(), x.cpu(), x.nonzero(), bool(x[0] == 0)
+        x.index_put((x > 2,), torch.zeros(()))
+        F.cross_entropy(torch.zeros(2, 3), torch.tensor([0, 1]))
+    assert count.steps == 2 and count.in_steps == 4 and count.elsewhere == 6
+    assert x.tolist() == [0, 1, 2, 3, 4], "nothing is patched any more"
+    assert torch.Tensor.tolist.__name__ == "tolist"
+
+
+def test_an_interrupted_loop_over_batches_is_not_counted_on():
+    task = task_of()
+    with waits.counted(CPU) as count:
+        for _ in task.batches(16):
+            break
+        torch.zeros(1).item()
+    assert (count.in_steps, count.elsewhere, count.depth) == (0, 1, 0)
+
+
+def test_a_wait_in_a_step_of_a_method_is_found_and_placed(monkeypatch):
+    module = methods.get("cross_entropy")
+    plain = module.objectives.cross_entropy
+
+    def with_a_read(z, y):
+        loss = plain(z, y)
+        float(loss.detach())
+        return loss
+
+    monkeypatch.setattr(module.objectives, "cross_entropy", with_a_read)
+    found = waits.of_method("cross_entropy", CPU, epochs=2)
+    assert found.step == 1 and found.epoch == 1 and found.epochs == 2
+    assert any(w.startswith("_local_scalar_dense at cross_entropy.py:") for w in found.where)
+
+
+def test_views_of_the_table_are_the_methods_own(home):
+    call, count = kernels._view(views.Weak())(small())
+    assert count == 20 and call().shape == (20, 3, 32, 32)
