@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import datasets, engine, methods, noise, paths, runs, views
+from . import _sources, datasets, engine, methods, noise, paths, runs, views
 from .recorder import Progress, Recorder, TrainingFailed, Truth, Watch
 from .runs import Run, Setting, StoreError
 
@@ -40,7 +40,7 @@ BUDGETS: dict[str, dict[str, Any]] = {
 }
 MAX_SAMPLES = {"laptop": 10_000}
 VAL_FRACTION = {"smoke": 0.1, "laptop": 0.1, "fast": 0.1, "paper": 0.0}
-NOT_BY_NAME = ("human", "given", "confusion", "ood-uniform", "ood-confusion")  # need an input file
+NOT_BY_NAME = ("human", "given")  # need labels from elsewhere
 PROBE = 2_500  # training samples whose accuracy is followed, at most
 
 
@@ -111,7 +111,8 @@ def settings_of(s: Setting) -> Any:
 def noise_kinds(dataset: str) -> tuple[str, ...]:
     """The noise kinds a setting may name for that dataset."""
     human = tuple(f"human-{w}" for w in datasets.HUMAN_LABELS.get(dataset, ()))
-    return (*(k for k in noise.KINDS if k not in NOT_BY_NAME), *human)
+    without = NOT_BY_NAME if dataset in _sources.SOURCES else (*NOT_BY_NAME, *_sources.KINDS)
+    return (*(k for k in noise.KINDS if k not in without), *human)
 
 
 def _unknown(what: str, name: str, allowed: Sequence[str]) -> str:
@@ -172,6 +173,7 @@ def prepare(s: Setting, execution: engine.Execution | None = None) -> tuple[engi
     noisy = torch.cat([split.train, split.val]).sort().values  # all but the trusted samples
     y_true = data.y_train[noisy]
     labels = noise.corrupt(y_true, **_noise_arguments(s, data, chosen, noisy))
+    images = _sources.replace(s.dataset, data.x_train, noisy, labels)  # out-of-distribution noise
     in_train = torch.isin(noisy, split.train)
     device = torch.device(execution.device)
     recipe = settings_of(s)
@@ -179,7 +181,7 @@ def prepare(s: Setting, execution: engine.Execution | None = None) -> tuple[engi
     if recipe.augment == "none":
         weak = views.Identity()
     task = engine.Task(
-        images=data.x_train[split.train].to(device), y_given=labels.y_given[in_train].to(device),
+        images=images[split.train].to(device), y_given=labels.y_given[in_train].to(device),
         num_classes=data.num_classes, mean=data.mean, std=data.std, weak=weak,
         strong=strong_view(data), seed=s.init_seed, execution=execution,
         precision=recipe.precision,
@@ -195,7 +197,7 @@ def prepare(s: Setting, execution: engine.Execution | None = None) -> tuple[engi
     truth = Truth(
         y_true=y_true[in_train].to(device), wrong=labels.wrong[in_train].to(device),
         x_test=data.x_test.to(device), y_test=data.y_test.to(device),
-        x_val=data.x_train[split.val].to(device), y_val=labels.y_given[~in_train].to(device),
+        x_val=images[split.val].to(device), y_val=labels.y_given[~in_train].to(device),
         probe=probe.to(device))
     return task, truth
 
@@ -214,7 +216,8 @@ def _noise_arguments(s: Setting, data: datasets.Dataset, chosen: Tensor, noisy: 
         human = datasets.human_labels(s.dataset, s.noise.removeprefix("human-"))
         return dict(kind="human", y_human=human[chosen][noisy], **common)
     coarse = None if data.coarse_train is None else data.coarse_train[noisy]
-    return dict(kind=s.noise, dataset=s.dataset, coarse=coarse, **common)
+    return dict(kind=s.noise, dataset=s.dataset, coarse=coarse,
+                **_sources.needs(s.dataset, s.noise), **common)
 
 
 # -------------------------------------------------------------------------------------- running

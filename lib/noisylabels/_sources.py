@@ -1,0 +1,150 @@
+"""What CIFAR's noises by confusion and out of distribution need: images, and who is mistaken.
+
+CIFAR-10 takes its out-of-distribution images from the train set of CIFAR-100, and the other way
+round. A source class is left out when its images could rightly be given a label of the target; the
+others belong to no class of it (`OVERLAPS` lists the pairs).
+
+The matrices count what a cross-entropy network, trained on clean labels, takes for what. They are
+files of `data/noise`, made by `rebuild`: rows are true classes, columns predicted ones, counts.
+
+    <dataset>.csv                  the dataset's own test images: noise `confusion`
+    <dataset>-from-<source>.csv    all train images of the source: noise `ood-confusion`
+
+Source: DRPL (Ortego et al., ICPR 2020), whose ImageNet construction this follows; the stand-ins on
+CIFAR are ours. Its matrix of 1000 classes was not available.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import datasets, paths
+from .noise import NoisyLabels
+
+SOURCES = {"cifar10": "cifar100", "cifar100": "cifar10"}
+"""Dataset -> where its out-of-distribution images come from."""
+
+OVERLAPS: dict[str, dict[str, str]] = {
+    "cifar10": {
+        "bus": "truck", "pickup_truck": "truck",
+        "leopard": "cat", "lion": "cat", "tiger": "cat", "fox": "dog", "wolf": "dog",
+    },
+    "cifar100": {"automobile": "pickup_truck", "truck": "pickup_truck"},
+}  # fmt: skip
+"""Dataset -> source class that is left out -> the label that its images could rightly be given."""
+
+KINDS = ("confusion", "ood-uniform", "ood-confusion")
+"""The noises that this room makes usable by name."""
+
+
+def needs(dataset: str, kind: str) -> dict[str, Any]:
+    """The arguments of `noise.corrupt` that such a noise asks for; {} for every other noise."""
+    if kind == "confusion":
+        return {"matrix": matrix(dataset), "note": "counts of a cross-entropy network"}
+    if kind not in KINDS:
+        return {}
+    out: dict[str, Any] = {"source_labels": source(dataset)[1]}
+    if kind == "ood-confusion":
+        out |= {"matrix": matrix(dataset, of_source=True),
+                "note": "counts of a cross-entropy network"}
+    return out
+
+
+def source(dataset: str) -> tuple[Tensor, Tensor]:
+    """Images uint8 (M, C, H, W) and labels int64 (M,) of the source's train set, without the
+    classes of `OVERLAPS`; labels are the source's own."""
+    other = datasets.load(SOURCES[dataset])
+    left_out = torch.tensor([other.class_names.index(name) for name in OVERLAPS[dataset]])
+    keep = ~torch.isin(other.y_train, left_out)
+    return other.x_train[keep], other.y_train[keep]
+
+
+def replace(dataset: str, images: Tensor, noisy: Tensor, labels: NoisyLabels) -> Tensor:
+    """The images (N, ...) with those of the source where `labels` says so.
+
+    noisy: int64, which images the labels belong to. Other noises leave all as they are.
+    """
+    if labels.replaced is None or labels.source is None:
+        return images
+    images = images.clone()
+    images[noisy[labels.replaced]] = source(dataset)[0][labels.source[labels.replaced]]
+    return images
+
+
+# ---------------------------------------------------------------------------------- the matrices
+
+
+def matrix(dataset: str, of_source: bool = False, folder: Path | None = None) -> np.ndarray:
+    """Counts, float64: (classes, classes), or (classes of the source, classes).
+
+    Raises FileNotFoundError without the file, ValueError for one that does not fit the classes.
+    """
+    path = file(dataset, of_source, folder)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing; it comes with the project's files, and "
+            f"noisylabels._sources.rebuild({dataset!r}) makes it anew."
+        )
+    with open(path, newline="") as f:
+        rows = list(csv.reader(line for line in f if not line.startswith("#")))
+    expected = (names(SOURCES[dataset] if of_source else dataset), names(dataset))
+    found = (tuple(row[0] for row in rows[1:]), tuple(rows[0][1:]) if rows else ())
+    if found != expected:
+        raise ValueError(f"{path} must have the classes of {dataset} as columns and its rows in "
+                         f"their official order; rebuild it.")
+    try:
+        return np.array([[float(int(v)) for v in row[1:]] for row in rows[1:]])
+    except ValueError as error:
+        raise ValueError(f"{path} must hold counts: {error}; rebuild it.") from error
+
+
+def file(dataset: str, of_source: bool = False, folder: Path | None = None) -> Path:
+    """Where that matrix lies."""
+    stem = f"{dataset}-from-{SOURCES[dataset]}" if of_source else dataset
+    return (paths.home() / "data" / "noise" if folder is None else folder) / f"{stem}.csv"
+
+
+def names(dataset: str) -> tuple[str, ...]:
+    """The class names, in the official order."""
+    return datasets.CIFAR10_CLASSES if dataset == "cifar10" else datasets.CIFAR100_CLASSES
+
+
+def rebuild(dataset: str, folder: Path | None = None, *, budget: str = "laptop", seed: int = 0,
+            **options: Any) -> list[Path]:
+    """Train cross entropy on clean labels, count what it takes for what, write both files.
+
+    Test images of the dataset (held out), then all train images of the source, also those of
+    classes that are left out. `options` as in `lab.setting`. Minutes on a CPU; existing files are
+    replaced. At the laptop budget the network is weak, hence its confusions many.
+    """
+    from . import lab
+
+    setting = lab.setting("cross_entropy", dataset, "none", 0.0, budget, seed=seed, **options)
+    run, recorder = lab.watch(setting)
+    truth, other = recorder.truth, datasets.load(SOURCES[dataset])
+    made = (f"cross_entropy on clean {dataset}, {budget} budget, seed {seed}, "
+            f"{run.info['samples']} training images, test accuracy {run.last():.4f}, "
+            f"key {setting.key}, commit {run.info['commit']}")
+    out = []
+    for of_source, x, y in ((False, truth.x_test, truth.y_test),
+                            (True, other.x_train, other.y_train)):
+        guess = torch.cat([recorder.logits(part.to(truth.x_test.device)).argmax(1).cpu()
+                           for part in x.split(10_000)])
+        rows, columns = names(SOURCES[dataset] if of_source else dataset), names(dataset)
+        counts = torch.bincount(y.cpu() * len(columns) + guess,
+                                minlength=len(rows) * len(columns)).view(len(rows), -1)
+        path = file(dataset, of_source, folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "w", newline="") as f:
+            f.write(f"# rows: true class, columns: predicted class, counts; {made}\n")
+            writer = csv.writer(f, lineterminator="\n")
+            writer.writerow(["true", *columns])
+            writer.writerows([name, *row] for name, row in zip(rows, counts.tolist(), strict=True))
+        out.append(path)
+    return out
