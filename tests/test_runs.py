@@ -39,6 +39,11 @@ def test_path_and_seed_name_the_run():
     assert make(3).cell == make(0)
 
 
+def test_a_setting_survives_its_text():
+    s = make(options={"milestones": (2, 3), "lr": 0.1})
+    assert Setting.from_dict(json.loads(json.dumps(s.as_dict(), default=list))) == s
+
+
 @pytest.mark.parametrize("bad, words", [
     (dict(budget="huge"), "unknown budget 'huge'; allowed: smoke, laptop, fast, paper"),
     (dict(rate=1.2), "outside \\[0, 1\\]"), (dict(val_fraction=1.0), "outside \\[0, 1\\)")])
@@ -97,30 +102,34 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing(tmp_path, monkeypatch):
     assert not [p for p in tmp_path.rglob("*") if p.name.endswith(".tmp")]
 
 
-def _hold(root, order, seconds):
+def _hold(root, diary, seconds):
+    def say(word):
+        with open(diary, "a") as f:
+            f.write(word + "\n")
+
     with runs.lock(make(), root):
-        order.put("in")
+        say("in")
         time.sleep(seconds)
-        order.put("out")
+        say("out")
 
 
 def test_two_processes_take_turns_and_a_dead_one_frees_the_lock(tmp_path):
-    context = mp.get_context("fork")
-    order = context.Queue()
-    first = context.Process(target=_hold, args=(tmp_path, order, 30))
+    context, diary = mp.get_context("fork"), tmp_path / "diary"
+    diary.touch()
+    first = context.Process(target=_hold, args=(tmp_path, diary, 60))
     first.start()
-    assert order.get(timeout=10) == "in"
-    waited = []
+    while diary.read_text() != "in\n":
+        time.sleep(0.01)
     first.kill()  # SIGKILL: no clean-up of its own
-    first.join()
-    with runs.lock(make(), tmp_path, waiting=lambda: waited.append(True)):
-        assert order.empty()
-    holders = [context.Process(target=_hold, args=(tmp_path, order, 0.2)) for _ in range(2)]
+    first.join(30)
+    with runs.lock(make(), tmp_path):
+        assert diary.read_text() == "in\n"
+    holders = [context.Process(target=_hold, args=(tmp_path, diary, 0.2)) for _ in range(2)]
     for p in holders:
         p.start()
     for p in holders:
-        p.join()
-    assert [order.get(timeout=5) for _ in range(4)] == ["in", "out", "in", "out"]
+        p.join(30)
+    assert diary.read_text().split() == ["in", "in", "out", "in", "out"]
 
 
 def test_mean_std_is_the_sample_one():

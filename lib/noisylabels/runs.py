@@ -77,7 +77,8 @@ class Setting:
             raise ValueError(f"noise rate {self.rate} is outside [0, 1].")
         if not 0.0 <= self.val_fraction < 1.0:
             raise ValueError(f"val_fraction {self.val_fraction} is outside [0, 1).")
-        object.__setattr__(self, "options", dict(sorted(self.options.items())))
+        options = {k: tuple(v) if isinstance(v, list) else v for k, v in self.options.items()}
+        object.__setattr__(self, "options", dict(sorted(options.items())))
         object.__setattr__(self, "rate", float(self.rate))
 
     def as_dict(self) -> dict[str, Any]:
