@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import _cifar, paths
+from . import _cifar, _imagenet, paths
 from ._torchvision import import_torchvision
 
 NAMES = ("digits", "cifar10", "cifar100")
@@ -139,13 +139,16 @@ class Dataset:
 
 
 def load(name: str, root: Path | None = None) -> Dataset:
-    """The dataset `name`: "digits", "cifar10" or "cifar100".
+    """The dataset `name`: "digits", "cifar10" or "cifar100"; also "imagenet32" or "imagenet64",
+    DRPL's 100 classes of the downsampled ImageNet, where its files are at hand.
 
     root: the folder that holds `cifar-10-batches-bin` or `cifar-10-batches-py` (`cifar-100-binary`
     or `cifar-100-python`); default `paths.datasets_dir()`. Where one layout is damaged and the
     other whole, the whole one is read, with a warning. Raises ValueError for an unknown name or a
     damaged file, FileNotFoundError for a missing one; both say how to mend it.
     """
+    if name in _imagenet.SIZES:
+        return _load_imagenet(name, _root(root))
     _known(name, NAMES, "dataset")
     if name == "digits":
         return _digits()
@@ -260,6 +263,27 @@ def _load_cifar(name: str, root: Path) -> Dataset:
         coarse_train=raw.labels_train[0],
         coarse_test=raw.labels_test[0],
         coarse_names=CIFAR100_SUPERCLASSES,
+    )
+
+
+# ------------------------------------------------------------------------- downsampled ImageNet
+
+
+def _load_imagenet(name: str, root: Path) -> Dataset:
+    """DRPL's task: the train and the validation images of the first 100 permuted classes."""
+    wanted, _ = _imagenet.classes()
+    x_train, y_train = _imagenet.read(name, root, wanted)
+    x_test, y_test = _imagenet.read(name, root, wanted, train=False)
+    return Dataset(
+        name=name,
+        x_train=x_train,
+        y_train=y_train,
+        x_test=x_test,
+        y_test=y_test,
+        class_names=_imagenet.class_names(name, root, wanted),
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        pad=_imagenet.SIZES[name] // 8,
     )
 
 
