@@ -325,8 +325,8 @@ def test_parity_allows_what_chance_explains_and_no_more():
     assert allowed == pytest.approx(2 * math.sqrt(0.25 / 100 * 2))
     with pytest.raises(ValueError, match="at least one accuracy"):
         parity.verdict([], [0.5], 10)
-    within = Row("parity", "parity", "", "share", [0.01], "within what chance explains")
-    beyond = Row("parity", "parity", "", "share", [0.2], "beyond what chance explains")
+    within = Row("parity", "parity", "", "share", [0.01], "within the 1.2 points that ...")
+    beyond = Row("parity", "parity", "", "share", [0.2], "beyond the 1.2 points that ...")
     assert [report.parity_goal([r])["verdict"] for r in (within, beyond)] == ["met", "missed"]
     assert report.parity_goal([])["verdict"] == "not measured here"
 
@@ -536,9 +536,16 @@ def test_waits_are_counted_where_they_happen():
         x.tolist(), x.numpy(), x.cpu(), x.nonzero(), bool(x[0] == 0)
         x.index_put((x > 2,), torch.zeros(()))
         F.cross_entropy(torch.zeros(2, 3), torch.tensor([0, 1]))
+        F.one_hot(i % 3, 3), F.one_hot(i % 3, num_classes=3)  # checks its labels on a CPU alone
     assert count.steps == 2 and count.in_steps == 4 and count.elsewhere == 6
-    assert x.tolist() == [0, 1, 2, 3, 4], "nothing is patched any more"
-    assert torch.Tensor.tolist.__name__ == "tolist"
+    x.tolist()
+    assert count.elsewhere == 6, "nothing is counted any more"
+
+
+def test_a_one_hot_that_has_to_look_for_the_largest_label_waits():
+    with waits.counted(CPU) as count:
+        F.one_hot(torch.tensor([0, 2]))
+    assert count.elsewhere >= 1 and count.deaf == 0
 
 
 def test_an_interrupted_loop_over_batches_is_not_counted_on():

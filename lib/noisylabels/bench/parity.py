@@ -89,8 +89,9 @@ def measure(bench: Bench) -> None:
             other.values.append(theirs(data, s, bench.device, seed, reference.workers(bench)))
         difference, allowed = verdict(mine.values, other.values, len(data.y_test))
         both.values.append(difference)
-        both.note = (f"{'within' if abs(difference) <= allowed else 'beyond'} what chance "
-                     f"explains, {allowed:.3f}; {n:,} images, {data.source}")
+        both.note = (f"{'within' if abs(difference) <= allowed else 'beyond'} the "
+                     f"{100 * allowed:.1f} points that chance explains; {n:,} images, "
+                     f"{data.source}")
 
 
 def teaching(bench: Bench) -> None:

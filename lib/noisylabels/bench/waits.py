@@ -11,7 +11,7 @@ from __future__ import annotations
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +19,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .. import engine, lab, methods
 from ..recorder import Recorder
 from .timing import NOT_RUN, Bench, Row, noted
 
-COPIES = ("cpu", "numpy", "tolist")  # methods that bring a tensor to the host unseen by dispatch
+COPIES = (Tensor.cpu, Tensor.numpy, Tensor.tolist)
 SYNC = "called a synchronizing CUDA operation"
 TAGS = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
 BY_MASK = ("index", "index_put", "index_put_", "_unsafe_index")  # wait only for a mask as index
@@ -35,16 +37,20 @@ BY_MASK = ("index", "index_put", "index_put_", "_unsafe_index")  # wait only for
 class Count:
     """Waits seen so far: within the loop over an epoch's batches, and in the rest of the epoch.
 
-    steps: batches handed out. where: "operation at file:line" -> how often.
+    steps: batches handed out. depth, deaf: loops over batches that are open, and functions whose
+    reads do not count. where: "operation at file:line" -> how often.
     """
 
     in_steps: int = 0
     elsewhere: int = 0
     steps: int = 0
     depth: int = 0
+    deaf: int = 0
     where: Counter[str] = field(default_factory=Counter)
 
     def add(self, what: str) -> None:
+        if self.deaf:
+            return
         if self.depth:
             self.in_steps += 1
         else:
@@ -80,6 +86,28 @@ class _Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class _Functions(TorchFunctionMode):
+    """Counts the copies to the host, which dispatch does not see on a CPU.
+
+    And keeps out what is read on a CPU alone: `one_hot` checks its labels there, a GPU does not.
+    """
+
+    def __init__(self, count: Count) -> None:
+        super().__init__()
+        self.count = count
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in COPIES:
+            self.count.add(func.__name__)
+        checks = func is one_hot and (len(args) > 1 or "num_classes" in kwargs)
+        self.count.deaf += checks
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self.count.deaf -= checks
+
+
 @contextmanager
 def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
     """`owner.name` is `value` for a while."""
@@ -113,22 +141,8 @@ def counted(device: torch.device) -> Iterator[Count]:
 
 @contextmanager
 def _on_cpu(count: Count) -> Iterator[None]:
-    def counting(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
-        def call(self: Tensor, *args: Any, **options: Any) -> Any:
-            count.add(name)
-            return original(self, *args, **options)
-
-        return call
-
-    before = {name: getattr(Tensor, name) for name in COPIES}
-    for name, original in before.items():
-        setattr(Tensor, name, counting(name, original))
-    try:
-        with _Operations(count):
-            yield
-    finally:
-        for name, original in before.items():
-            setattr(Tensor, name, original)
+    with _Functions(count), _Operations(count):
+        yield
 
 
 @contextmanager
