@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _sources, datasets, engine, methods, noise, paths, runs, views
+from . import _sources, datasets, engine, methods, noise, paths, runs, semantic, views
 from .recorder import Progress, Recorder, TrainingFailed, Truth, Watch
 from .runs import Run, Setting, StoreError
 
@@ -113,7 +113,7 @@ def noise_kinds(dataset: str) -> tuple[str, ...]:
     """The noise kinds a setting may name for that dataset."""
     human = tuple(f"human-{w}" for w in datasets.HUMAN_LABELS.get(dataset, ()))
     without = NOT_BY_NAME if dataset in _sources.SOURCES else (*NOT_BY_NAME, *_sources.KINDS)
-    return (*(k for k in noise.KINDS if k not in without), *human)
+    return (*(k for k in noise.KINDS if k not in without), *semantic.kinds(dataset), *human)
 
 
 def _unknown(what: str, name: str, allowed: Sequence[str]) -> str:
@@ -173,7 +173,7 @@ def prepare(s: Setting, execution: engine.Execution | None = None) -> tuple[engi
                            val_fraction=s.val_fraction, seed=s.split_seed)
     noisy = torch.cat([split.train, split.val]).sort().values  # all but the trusted samples
     y_true = data.y_train[noisy]
-    labels = noise.corrupt(y_true, **_noise_arguments(s, data, chosen, noisy))
+    labels = noise.corrupt(y_true, **_noise_arguments(s, data, chosen, noisy, execution))
     images = _sources.replace(s.dataset, data.x_train, noisy, labels)  # out-of-distribution noise
     in_train = torch.isin(noisy, split.train)
     device = torch.device(execution.device)
@@ -199,7 +199,7 @@ def prepare(s: Setting, execution: engine.Execution | None = None) -> tuple[engi
         y_true=y_true[in_train].to(device), wrong=labels.wrong[in_train].to(device),
         x_test=data.x_test.to(device), y_test=data.y_test.to(device),
         x_val=images[split.val].to(device), y_val=labels.y_given[~in_train].to(device),
-        probe=probe.to(device))
+        probe=probe.to(device), note=labels.note)
     return task, truth
 
 
@@ -209,13 +209,16 @@ def strong_view(data: datasets.Dataset) -> views.View:
                         views.Cutout.fixmatch(size=data.image_size // 2)))
 
 
-def _noise_arguments(s: Setting, data: datasets.Dataset, chosen: Tensor, noisy: Tensor
-                     ) -> dict[str, Any]:
+def _noise_arguments(s: Setting, data: datasets.Dataset, chosen: Tensor, noisy: Tensor,
+                     execution: engine.Execution) -> dict[str, Any]:
     official = next((v for k, v in noise.OFFICIAL_SEEDS.items() if s.noise.startswith(k)), 0)
     common = dict(rate=s.rate, num_classes=data.num_classes, seed=official + s.noise_seed)
     if s.noise.startswith("human-"):
         human = datasets.human_labels(s.dataset, s.noise.removeprefix("human-"))
         return dict(kind="human", y_human=human[chosen][noisy], **common)
+    if semantic.is_semantic(s.noise):
+        y_ready, note = semantic.labels(data, noisy, s.noise, s.rate, s.noise_seed, execution)
+        return dict(kind="given", y_ready=y_ready, note=note, **{**common, "rate": None})
     coarse = None if data.coarse_train is None else data.coarse_train[noisy]
     return dict(kind=s.noise, dataset=s.dataset, coarse=coarse,
                 **_sources.needs(s.dataset, s.noise), **common)
@@ -281,6 +284,7 @@ def facts(s: Setting, task: engine.Task, truth: Truth) -> dict[str, Any]:
         "samples": len(task), "validation": len(truth.y_val),
         "trusted": 0 if task.trusted is None else len(task.trusted[1]),
         "realised_rate": round(float(truth.wrong.float().mean()), 6),
+        **({"noise_note": truth.note} if truth.note else {}),
         "commit": commit(), "date": runs.now(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "hardware": engine.hardware(task.device),

@@ -44,6 +44,7 @@ class Truth:
         x_test, y_test: the clean test set; x_val, y_val: validation images with *noisy* labels.
         probe: int64 indices of the training samples whose accuracy is followed (all, or a fixed
             random part where evaluating all would cost too much).
+        note: where labels come from that were not drawn; part of the record.
     """
 
     y_true: Tensor
@@ -53,6 +54,7 @@ class Truth:
     x_val: Tensor
     y_val: Tensor
     probe: Tensor
+    note: str = ""
 
 
 class Recorder:
