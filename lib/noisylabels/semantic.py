@@ -118,9 +118,9 @@ def predict(data: Dataset, images: Tensor, y_true: Tensor, clean: Tensor, networ
     execution = engine.Execution(execution.device)  # a short training is not worth compiling
     device = torch.device(execution.device)
     few = clean.nonzero()[:, 0]
-    steps_per_epoch = -(-len(few) // BATCH_SIZE)
-    epochs = -(-STEPS // steps_per_epoch)
-    recipe = engine.Recipe(network=network, epochs=epochs, batch_size=BATCH_SIZE, lr=LR,
+    batch_size = min(BATCH_SIZE, len(few))
+    epochs = -(-STEPS // (len(few) // batch_size))
+    recipe = engine.Recipe(network=network, epochs=epochs, batch_size=batch_size, lr=LR,
                            schedule="cosine", lr_floor=0.0, weight_decay=WEIGHT_DECAY)
     weak = views.Weak(pad=data.pad, flip=data.flip)
     task = engine.Task(images=images[few].to(device), y_given=y_true[few].to(device),
@@ -134,7 +134,7 @@ def predict(data: Dataset, images: Tensor, y_true: Tensor, clean: Tensor, networ
 
     for epoch in range(1, epochs + 1):
         engine.set_lr(opt, recipe.lr_at(epoch))
-        for i, x in task.batches(BATCH_SIZE):
+        for i, x in task.batches(batch_size, drop_last=True):  # batch-norm needs whole batches
             step(i, x)
     guess = [engine.outputs(net, task, x.to(device))[0].argmax(1).cpu()
              for x in images.split(10_000)]
