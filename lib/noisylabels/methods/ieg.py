@@ -155,6 +155,13 @@ class Quiet:
         return functional_call(self.net, {**(weights or self.weights), **buffers}, (x,))
 
 
+def momentum_of(optimiser: torch.optim.Optimizer, quiet: Quiet) -> dict[str, Tensor]:
+    """The optimiser's momentum buffers by name; zeros before its first step."""
+    found = {k: optimiser.state.get(w, {}).get("momentum_buffer") for k, w in
+             quiet.weights.items()}
+    return {k: torch.zeros_like(quiet.weights[k]) if b is None else b for k, b in found.items()}
+
+
 @torch.compiler.disable
 def meta_gradients(quiet: Quiet, momentum: dict[str, Tensor], z: Tensor, x: Tensor, x_s: Tensor,
                    y: Tensor, g: Tensor, x_t: Tensor, y_t: Tensor, s: Settings
@@ -269,12 +276,9 @@ def train(task: engine.Task, s: Settings, log: Recorder) -> Network:
             consistency = objectives.kl(z.detach().float().softmax(1), z_s) if s.k else 0.0
             if not s.data_weight:  # the given labels are not used at all (see `mixmatch`)
                 return l_p + s.p * l_u.mean() + s.k * consistency
-            momentum = {k: opt.state[w].get("momentum_buffer") if w in opt.state else None
-                        for k, w in quiet.weights.items()}
-            momentum = {k: torch.zeros_like(quiet.weights[k]) if b is None else b
-                        for k, b in momentum.items()}
             omega, keep = coefficients(*meta_gradients(
-                quiet, momentum, z, x, x_s, y, g if s.pseudo_grad else stopped, x_t, y_t, s))
+                quiet, momentum_of(opt, quiet), z, x, x_s, y, g if s.pseudo_grad else stopped,
+                x_t, y_t, s))
             kept.index_copy_(0, i, keep.float())
             n = len(i)
             if not s.reweight:

@@ -59,18 +59,16 @@ def train(task: engine.Task, s: Settings, log: Recorder) -> nn.Module:
     @torch.compiler.disable
     def weigh(x, y):
         theta = {k: w.detach() for k, w in quiet.weights.items()}
-        old = {k: opt.state[w].get("momentum_buffer") if w in opt.state else None
-               for k, w in quiet.weights.items()}
-        ahead = {k: (t - s.look * (s.weight_decay * t + s.look_momentum
-                                   * (0 if old[k] is None else old[k]))).requires_grad_()
+        old = ieg.momentum_of(opt, quiet)
+        ahead = {k: (t - s.look * (s.weight_decay * t + s.look_momentum * old[k])).requires_grad_()
                  for k, t in theta.items()}
         x_t, y_t = trusted.next()
         loss = objectives.soft_cross_entropy(quiet(x_t, ahead), y_t)
         v = torch.autograd.grad(loss, list(ahead.values()))
         along = {k: d + s.weight_decay * ahead[k].detach()
                  for k, d in zip(ahead, v, strict=True)}
-        _, slope = jvp(lambda t: objectives.cross_entropy(quiet(x, t), y, "none"),
-                       (theta,), (along,))
+        slope = jvp(lambda t: objectives.cross_entropy(quiet(x, t), y, "none"),
+                    (theta,), (along,))[1]
         return ieg.coefficients(-s.look * slope.detach(), slope)[0]
 
     @engine.step(opt, task)

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from . import _cifar, datasets, engine, lab, methods, noise, paths, published, runs
-from .cli import cost
-from .cli.train import epochs_begun
-from .published import Cell
-from .runs import Run, Setting
+from .. import _cifar, datasets, engine, lab, methods, noise, paths, published, runs
+from ..cli import cost
+from ..cli.train import epochs_begun
+from ..published import Cell
+from ..runs import Run, Setting
 
 START_UP = 5.0  # seconds until a fresh process trains
 MOST_TIMED = 1e11  # operations of a step that are timed on a CPU; larger networks are scaled

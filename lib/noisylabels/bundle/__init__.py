@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import _archive, paths, runs
-from ._archive import BundleError, Piece, Source, check_target
-from .runs import Setting, StoreError
+from .. import paths, runs
+from ..runs import Setting, StoreError
+from . import archive
+from .archive import BundleError, Piece, Source, check_target
 
 NAMES = ("run.json", "epochs.csv", "signals.npz")
 
@@ -62,7 +63,7 @@ def pack(file: Path, settings: Iterable[Setting], *, part_mb: float | None = Non
         ValueError: `file` is something else than a bundle; a limit is too small.
         runs.StoreError: a run is damaged, or the files cannot be written.
     """
-    from . import lab
+    from .. import lab
 
     check_target(file)
     done = Packed()
@@ -96,7 +97,7 @@ def pack(file: Path, settings: Iterable[Setting], *, part_mb: float | None = Non
         done.checkpoints = len(checkpoints)
         if sources:
             about = {"commit": lab.commit(), "date": runs.now(), "checkpoints": checkpoints}
-            done.files = _archive.write(file, sources, about, part_mb)
+            done.files = archive.write(file, sources, about, part_mb)
     return done
 
 
@@ -141,7 +142,7 @@ def unpack(files: Sequence[Path], *, dry_run: bool = False) -> Taken:
         BundleError: damaged, foreign or incomplete; then nothing at all is taken.
         runs.StoreError: the store cannot be written.
     """
-    content, about = _archive.read(files)
+    content, about = archive.read(files)
     taken = Taken()
     try:
         with tempfile.TemporaryDirectory(prefix=".unpack-", suffix=".tmp", dir=_cache()) as tmp:

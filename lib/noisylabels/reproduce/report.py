@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import lab, ledger, noise, published, runs
-from ._plan import Group, Plan, setting
-from ._tables import Summary
-from .cli import common
-from .published import MIN_RUNS, Cell, Verdict
-from .runs import StoreError
+from .. import lab, ledger, noise, published, runs
+from .._tables import Summary
+from ..cli import common
+from ..published import MIN_RUNS, Cell, Verdict
+from ..runs import StoreError
+from .planning import Group, Plan, setting
 
 Pair = tuple[float, float]
 

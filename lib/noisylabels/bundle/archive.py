@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .runs import StoreError
+from ..runs import StoreError
 
 FORMAT = 1
 KIND = "noisylabels bundle"

@@ -4,7 +4,7 @@
 one JSON object a line. A child imports torch once for all its runs. It dies with its parent; the
 store and the checkpoints are whole whenever it dies, and a run's lock is freed by the system.
 
-`python -m noisylabels._workers PID` is such a child of process PID.
+`python -m noisylabels.reproduce.workers PID` is such a child of process PID.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:  # a child is ready for signals before it imports torch
-    from ._plan import Estimates, Todo
+    from .planning import Estimates, Todo
 
 GRACE = 20.0  # seconds that a child has to stop in
 TICK = 0.25  # seconds between looks at the clock and at Ctrl-C
@@ -110,12 +110,12 @@ class Child:
 
 def command() -> list[str]:
     """The command line of a child."""
-    return [sys.executable, "-m", "noisylabels._workers", str(os.getpid())]
+    return [sys.executable, "-m", "noisylabels.reproduce.workers", str(os.getpid())]
 
 
 def environment() -> dict[str, str]:
     """One thread a process, the same project folder, this very package."""
-    from . import paths
+    from .. import paths
 
     package = str(Path(__file__).resolve().parents[1])
     mine = os.environ.get("PYTHONPATH")
@@ -134,7 +134,7 @@ def train_all(todo: Sequence[Todo], estimates: Estimates, jobs: int, ends: float
     A run is begun when at least one of its epochs fits into the time that is left. At the end, and
     on Ctrl-C, the children are told to stop: they lose the epoch they are in, no more.
     """
-    from ._plan import START_UP, pick
+    from .planning import START_UP, pick
 
     outcome, waiting, children = Outcome(), list(todo), list[Child]()
     stopping: float | None = None
@@ -228,7 +228,7 @@ def _give(child: Child, todo: Todo, waiting: list[Todo],
 
 def _learn(todo: Todo, estimates: Estimates, waiting: Sequence[Todo]) -> None:
     """From a run that has just ended, what its like will take."""
-    from . import runs
+    from .. import runs
 
     if (run := runs.lookup(todo.setting)) is not None:
         estimates.learn(run)
@@ -271,7 +271,7 @@ def main(parent: int) -> int:
             os._exit(1)
 
     try:
-        from .cli import common
+        from ..cli import common
 
         common.set_threads(None)
         for line in iter(sys.stdin.readline, ""):
@@ -284,7 +284,7 @@ def main(parent: int) -> int:
 
 def _one(message: dict[str, Any], tell: Callable[..., None]) -> bool:
     """Train one run; False when the process should not be trusted with another."""
-    from . import engine, lab, runs
+    from .. import engine, lab, runs
 
     def busy() -> None:
         raise Busy

@@ -16,19 +16,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from . import paths, published, runs
-from .cli import common
-from .cli.common import Failed, count, duration
+from .. import paths, published, runs
+from ..cli import common
+from ..cli.common import Failed, count, duration
 
 if TYPE_CHECKING:
-    from ._plan import Group, Plan, Todo
-    from ._workers import Outcome
+    from .planning import Group, Plan, Todo
+    from .workers import Outcome
 
 SHOWN = 3  # settings that do not fit, and kinds of reason twice that, unless --dry-run
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
-    from . import methods
+    from .. import methods
 
     what = p.add_argument_group("which runs")
     what.add_argument("--budget", metavar="B", choices=runs.BUDGETS,
@@ -98,8 +98,9 @@ def main(args: argparse.Namespace) -> int:
     if args.unpack is not None:
         return unpack(args)
     target = _target(args)
-    from . import _plan, _report, _workers, engine
-    from .cli.train import default_budget, given_options
+    from .. import engine
+    from ..cli.train import default_budget, given_options
+    from . import planning, report, workers
 
     common.set_threads(None)
     execution = engine.Execution(args.device, args.compile, args.graph).resolve()
@@ -108,10 +109,11 @@ def main(args: argparse.Namespace) -> int:
     if args.max_samples is not None:
         changes["max_samples"] = args.max_samples
     jobs = args.jobs or (1 if execution.device.startswith("cuda") else cores())
-    selection = _plan.select(budget, max(1, args.seeds), changes=changes, **_filters(args, budget))
-    plan = _plan.make(selection, execution, jobs, args.again)
+    selection = planning.select(budget, max(1, args.seeds), changes=changes,
+                                **_filters(args, budget))
+    plan = planning.make(selection, execution, jobs, args.again)
     ends = begun + 60 * args.minutes
-    _plan.lay_out(plan.todo, jobs, ends - time.monotonic())
+    planning.lay_out(plan.todo, jobs, ends - time.monotonic())
     print(f"{budget} budget on {plan.estimates.hardware}, {count(jobs, 'run')} at once, "
           f"{args.minutes:g} minutes\n{plan_text(plan, everything=args.dry_run)}", flush=True)
     if not selection.groups:
@@ -119,20 +121,20 @@ def main(args: argparse.Namespace) -> int:
                      "out (see above).")
     if args.dry_run:
         return 0
-    outcome = _workers.Outcome()
+    outcome = workers.Outcome()
     if plan.todo and time.monotonic() < ends:
         print(flush=True)
         with Board(sys.stdout, plan, 60 * args.minutes, begun) as board:
-            outcome = _workers.train_all(
-                plan.todo, plan.estimates, jobs, ends, lambda t: _workers.message_of(
+            outcome = workers.train_all(
+                plan.todo, plan.estimates, jobs, ends, lambda t: workers.message_of(
                     execution, args.signals and t.setting.init_seed == 0, args.again), board)
     notes = outcome_notes(outcome)
     print("\n" + "\n".join(notes), flush=True)
-    after = _plan.make(selection, execution, jobs) if outcome.ended else plan
-    found = _report.rows(after, budget, changes)
-    print("\n" + _report.text(found, budget), flush=True)
+    after = planning.make(selection, execution, jobs) if outcome.ended else plan
+    found = report.rows(after, budget, changes)
+    print("\n" + report.text(found, budget), flush=True)
     if args.out is not None:
-        for path in _report.write(args.out, found, after, budget, notes):
+        for path in report.write(args.out, found, after, budget, notes):
             print(f"written: {common.shown(path.absolute())}")
     if target is not None:
         print(pack(target, args, selection.settings), flush=True)
@@ -344,15 +346,15 @@ def _target(args: argparse.Namespace) -> Path | None:
     if target.is_dir():
         raise ValueError(f"{target} is a folder; --pack takes a file, such as runs.tar.")
     if not args.dry_run:
-        from . import _archive
+        from ..bundle import archive
 
-        _archive.check_target(target)
+        archive.check_target(target)
     return target
 
 
 def pack(target: Path, args: argparse.Namespace, settings: Sequence[runs.Setting]) -> str:
     """Write the bundle and say what is in it."""
-    from . import bundle
+    from .. import bundle
 
     done = bundle.pack(target, settings, part_mb=args.part_mb, most_mb=args.most_mb)
     lines = [f"left out of the bundle: {x}" for x in done.left_out]
@@ -367,7 +369,7 @@ def pack(target: Path, args: argparse.Namespace, settings: Sequence[runs.Setting
 
 def unpack(args: argparse.Namespace) -> int:
     """Take in a bundle; say what came of each run in it."""
-    from . import bundle
+    from .. import bundle
 
     if args.pack is not None:
         raise ValueError("--pack and --unpack exclude each other; give one command for each.")
