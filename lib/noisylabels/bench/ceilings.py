@@ -19,7 +19,8 @@ PACKAGES = ("torch", "torchvision", "triton", "numpy", "scikit-learn", "pillow")
 def copy(bench: Bench) -> Callable[[], float]:
     """GB/s of a copy within the device's memory, bytes read and bytes written both counted."""
     n = bench.scaled(2**28 if bench.cuda else 2**24)
-    a = torch.rand(n, device=bench.device)
+    draws = torch.Generator(bench.device).manual_seed(0)
+    a = torch.rand(n, device=bench.device, generator=draws)
     b = torch.empty_like(a)
     seconds = bench.repeated(lambda: b.copy_(a))
     return lambda: 2 * a.numel() * a.element_size() / seconds() / 1e9

@@ -152,7 +152,7 @@ def fit_mixture(losses: Any) -> Any:
 
 
 ENTRIES = (
-    Entry("reference", "common style: PIL in loader workers, float32, Python loops", "ms/step",
+    Entry("reference", "common style: PIL image by image, float32, Python loops", "ms/step",
           reference),
     Entry("reference_fast", "the same loop in bfloat16, channels last", "ms/step",
           partial(reference, fast=True)),
