@@ -159,6 +159,17 @@ def test_recorder_counts_by_truth(home):
         np.testing.assert_allclose(run.epochs[name], [seen[e][k] for e in (1, 2, 3)], atol=1e-6)
 
 
+def test_signals_are_kept_when_asked_for(home):
+    plain = lab.run(quick("gce"))
+    assert plain.signals == {}
+    run = lab.run(quick("elr", epochs=4), signals=True)
+    wrong = run.signals.pop("wrong") > 0
+    assert set(run.signals) == {"wrong", "loss-2", "loss-4"}
+    assert wrong.mean() == pytest.approx(run.info["realised_rate"], abs=1e-4)
+    assert all(len(v) == run.info["samples"] for v in run.signals.values())
+    assert run.signals["loss-4"][wrong].mean() > run.signals["loss-4"][~wrong].mean()
+
+
 def test_three_seeds_vary_apart(home):
     base, _ = lab.prepare(quick())
     noise, _ = lab.prepare(quick(noise_seed=5))

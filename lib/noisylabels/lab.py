@@ -233,7 +233,8 @@ def run(s: Setting, *, execution: engine.Execution | None = None, progress: Prog
 
     Args:
         execution: device, compilation; not part of the setting.
-        signals: keep the method's per-sample signals with the record.
+        signals: keep the method's per-sample signals with the record, and the losses after the
+            second, the middle and the last epoch.
         again: train anew a run that is recorded as *failed* (a finished one is never retrained).
         waiting: called once when another process is training this very run; then we wait for it.
 
@@ -248,7 +249,9 @@ def run(s: Setting, *, execution: engine.Execution | None = None, progress: Prog
             return there
         checkpoints = paths.cache_dir() / "checkpoints" / s.key
         task, truth = prepare(s, execution)
-        log = Recorder(task, truth, checkpoints, progress)
+        epochs = settings_of(s).epochs
+        log = Recorder(task, truth, checkpoints, progress,
+                       losses_at=(2, max(2, epochs // 2), epochs) if signals else ())
         info = facts(s, task, truth)
         try:
             methods.get(s.method).train(task, settings_of(s), log)

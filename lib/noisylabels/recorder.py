@@ -65,12 +65,16 @@ class Recorder:
         progress: called after each epoch with that epoch's row.
         watch: called after each epoch with (epoch, recorder); the recorder's `networks` are
             the ones evaluated. For figures made while training; must not change anything.
+        losses_at: epochs after which every sample's cross entropy against its given label is
+            kept, as signal `loss-<epoch>` (with `wrong`, which labels are).
     """
 
     def __init__(self, task: engine.Task, truth: Truth, checkpoints: Path | None = None,
-                 progress: Progress | None = None, watch: Watch | None = None) -> None:
+                 progress: Progress | None = None, watch: Watch | None = None,
+                 losses_at: tuple[int, ...] = ()) -> None:
         self.task, self.truth = task, truth
         self.checkpoints, self.progress, self.watch = checkpoints, progress, watch
+        self.losses_at = losses_at
         self.rows: list[dict[str, Any]] = []
         self.networks: list[Network] = []
         self.resumed_at = 0
@@ -111,6 +115,9 @@ class Recorder:
             row["seconds"] = round(trained - begun, 4)
             row["seconds_evaluating"] = round(time.perf_counter() - trained, 4)
             self.rows.append(row)
+            if row["epoch"] in self.losses_at:
+                self.signal("wrong", self.truth.wrong)
+                self.signal(f"loss-{row['epoch']}", engine.losses(nets[0], self.task))
             if not math.isfinite(row["loss"]):
                 raise TrainingFailed(f"the loss became {row['loss']} in epoch {row['epoch']} "
                                      f"({stage}).")
