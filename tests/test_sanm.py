@@ -158,6 +158,19 @@ def test_mask_ratio_follows_label_quality():
     assert (0.5 * 0.02 * 1024) ** 0.5 == pytest.approx(3.2, abs=0.01)
 
 
+def test_the_benchmarks_loop_makes_the_same_masks():
+    """What the batched mask is timed against does the same work."""
+    from noisylabels.bench import kernels, reference, report
+
+    data = kernels.mask_inputs(200)
+    for ours, theirs in zip(sanm.mask(*data, Settings()), reference.masks(*data, Settings()),
+                            strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+    assert {"masks", "masks_by_sample"} <= {k.name for k in kernels.KERNELS}
+    goal = next(g for g in report.GOALS if g.row == ("masks_gain",))
+    assert (goal.sense, goal.must, goal.where) == (">=", 8, "any")
+
+
 # --------------------------------------------------------------------------------------- labels
 
 

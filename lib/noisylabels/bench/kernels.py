@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import _pixels, mixtures, neighbours, views
+from ..methods import sanm
 from . import loops, reference
 from .timing import Bench, Entry
 
@@ -118,6 +119,29 @@ def _sklearn(bench: Bench) -> tuple[Callable[[], object], int]:
     return lambda: reference.fit_mixture(x), len(x)
 
 
+def mask_inputs(n: int, device: torch.device | str = "cpu") -> tuple[Tensor, ...]:
+    """What SANM's mask takes: images, maps of PreAct ResNet-18, quality, targets, uniforms."""
+    draws = torch.Generator().manual_seed(0)
+    made = (torch.randn(n, 3, 32, 32, generator=draws), torch.randn(n, 512, 4, 4, generator=draws),
+            torch.rand(n, generator=draws), torch.randn(n, 10, generator=draws).softmax(1),
+            torch.rand(n, 10, generator=draws))
+    return tuple(v.to(device) for v in made)
+
+
+def _masks(by_sample: bool) -> Callable[[Bench], tuple[Callable[[], object], int]]:
+    """SANM's two masks and changed labels of a batch: all at once, or one after another."""
+
+    def build(bench: Bench) -> tuple[Callable[[], object], int]:
+        made = mask_inputs(bench.scaled(128, least=8), bench.device)
+        x, f, w, targets, u = made
+        s = sanm.Settings()
+        if by_sample:
+            return lambda: reference.masks(x, f, w, targets, u, s), len(x)
+        return lambda: sanm.mask(x, f, w, targets, u, s), len(x)
+
+    return build
+
+
 def _pil(strong: bool) -> Callable[[Bench], tuple[Callable[[], object], int]]:
     """The same views by Pillow: in 16 loader processes beside a GPU, on a CPU in this process."""
 
@@ -149,5 +173,7 @@ KERNELS: list[Kernel] = [
     Kernel("mixture_gauss", "Gaussian mixture on 50,000 losses", "ms", _gaussians, ("<=", 10)),
     Kernel("mixture_beta", "beta mixture on 50,000 losses", "ms", _betas, ("<=", 10)),
     Kernel("mixture_sklearn", "Gaussian mixture by scikit-learn, on the CPU", "ms", _sklearn),
+    Kernel("masks", "SANM's masks and labels of 128 samples", "ms", _masks(False)),
+    Kernel("masks_by_sample", "the same, one sample after another", "ms", _masks(True)),
 ]
 """The parts that are timed alone. Append a `Kernel` to add one, such as a method's own."""

@@ -151,6 +151,35 @@ def fit_mixture(losses: Any) -> Any:
     return fit.predict_proba(x)[:, fit.means_.argmin()]
 
 
+def masks(x: Tensor, f: Tensor, w: Tensor, targets: Tensor, u: Tensor, s: Any
+          ) -> tuple[Tensor, Tensor, Tensor]:
+    """What `methods.sanm.mask` makes by its defaults, in the common style: a loop over the samples
+    in which sizes are tensors, positions are read, channels are filled one by one and the label
+    is changed through a boolean index."""
+    c, (height, width) = x.shape[1], x.shape[2:]
+    plus, minus, changed = x.clone(), x.clone(), targets.clone()
+    for i in range(len(x)):
+        energy = f[i].square().sum(0)
+        a = F.interpolate((energy / energy.norm())[None, None], (height, width), mode="bilinear",
+                          align_corners=False).flatten()
+        a = (a - a.min()) / (a.max() - a.min() + 1e-12)
+        hot = int((a >= 1 - 1e-6).nonzero()[0])
+        cold = int((255 * a).floor().argmin())
+        m = s.tau_l + (s.tau_h - s.tau_l) * u[i, 0] + s.beta * (1 - w[i])
+        aspect = 0.8 + 0.45 * u[i, 1]
+        tall = max(1, int(torch.sqrt(s.kappa * m * height * width * aspect).round()))
+        wide = max(1, int(torch.sqrt(s.kappa * m * height * width / aspect).round()))
+        for copy, at, first in ((plus, hot, 2), (minus, cold, 2 + c)):
+            row, column = min(at // width, height - tall), min(at % width, width - wide)
+            for k in range(c):
+                copy[i, k, row:row + tall, column:column + wide] = u[i, first + k].item()
+        top = torch.zeros(targets.shape[1], dtype=torch.bool, device=x.device)
+        top[int(targets[i].argmax())] = True
+        changed[i][top] -= m
+        changed[i][~top] += m / (targets.shape[1] - 1)
+    return plus, minus, changed
+
+
 ENTRIES = (
     Entry("reference", "common style: PIL image by image, float32, Python loops", "ms/step",
           reference),

@@ -69,6 +69,8 @@ def derive(rows: Sequence[Row], bench: Bench) -> list[Row]:
     for kind in ("weak", "strong"):
         add(f"{kind}_over_pil", f"{kind} views: ours over PIL", "x",
             ratio(at.get(f"views_{kind}"), at.get(f"pil_{kind}")))
+    add("masks_gain", "SANM's masks: one sample after another over all at once", "x",
+        ratio(at.get("masks_by_sample"), at.get("masks")))
     weak, near, fit = (at.get(n) for n in ("views_weak", "neighbours", "mixture_gauss"))
     if bench.cuda and best is not None and best.median and weak and near and fit:
         add("share_beside_steps", "weak views, neighbours and mixture, of our epoch", "x",
@@ -155,6 +157,8 @@ GOALS = (
     Goal("an epoch of the common style over ours", ("reference_over_ours",), ">=", 2.0, 2.7),
     Goal("the same, structure alone (both in bfloat16)", ("reference_fast_over_ours",), ">=", 1.3),
     Goal("strong views, ours over PIL in 16 processes", ("strong_over_pil",), ">=", 10, 20),
+    Goal("SANM's masks, a loop over the samples over ours", ("masks_gain",), ">=", 8,
+         where="any"),
     Goal("meta-gradient, time over double backward", ("meta_gradient_time",), "<=", 0.65, 0.5),
     Goal("meta-gradient, peak memory over double backward", ("meta_gradient_memory",), "<=", 0.5,
          0.4),
