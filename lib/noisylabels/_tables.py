@@ -26,6 +26,8 @@ METHODS: dict[str, tuple[str, str]] = {  # name on a page, colour
     "gce": ("GCE", "#E69F00"),
     "elr": ("ELR", "#CC79A7"),
     "dividemix": ("DivideMix", "#8B5A2B"), "mixnn": ("MixNN", "#0072B2"),
+    "cross_entropy_trusted": ("CE with trusted", "#B8A500"), "l2r": ("L2R", "#882255"),
+    "mixmatch": ("MixMatch", "#44AA99"),
     "ieg": ("IEG", "#009E73"), "drpl": ("DRPL", "#D55E00"), "sanm": ("SANM", "#7A5195"),
 }  # fmt: skip
 

@@ -8,15 +8,19 @@ nothing of a noisy label is used. It shows what those labels, most of them wrong
 k = 0 is MixMatch with IEG's two views; k = 20, the default, is the stronger "MixMatch-KL" of IEG's
 comparison (its numbers: 92.4 on CIFAR-10 with 0.1k, 57.6 on CIFAR-100 with 1k trusted samples,
 relayed by a third person).
+
+Nothing but the trusted samples holds the guesses down here. With IEG's own p = 5 or k = 20 they
+all agree on one class from the first epoch on the digits, so the smoke budget takes p = k = 1.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from . import ieg
 
-published, scaled, trusted_per_class = ieg.published, ieg.scaled, ieg.trusted_per_class
+published, trusted_per_class = ieg.published, ieg.trusted_per_class
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,12 @@ class Settings(ieg.Settings):
     """IEG's settings without the terms of the given labels."""
 
     data_weight: float = 0.0
+
+
+def scaled(budget: str, dataset: str, noise: str, rate: float) -> dict[str, Any]:
+    """As IEG; gentler weights where p = 5 and k = 20 collapse."""
+    weights = {"p": 1.0, "k": 1.0} if budget == "smoke" else {}
+    return {**ieg.scaled(budget, dataset, noise, rate), **weights}
 
 
 train = ieg.train
