@@ -345,8 +345,9 @@ def test_no_step_of_an_epoch_waits(method, home, monkeypatch):
 def test_an_epoch_waits_seldom(method, home):
     found = waits.of_method(method, torch.device("cuda"))
     assert found.step == 0, found.where
-    # two synchronize calls and one read of the recorder, and three more at most
-    assert found.epoch <= 6, found.where
+    # the recorder: two synchronize calls, one read, numbers it brings to the GPU; two networks
+    # that each ask how many samples are clean
+    assert found.epoch <= 8, found.where
 
 
 @pytest.mark.parametrize("method", methods.NAMES)
