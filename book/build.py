@@ -92,7 +92,8 @@ def datasets_at_hand(root: Path) -> list[str]:
 
 def shared_inputs(root: Path) -> dict[str, Any]:
     """What every page may read, as checksums."""
-    sums = {n: digest(root, n) for n in ("lib/noisylabels", "data/runs", "data/published")}
+    read = ("lib/noisylabels", "data/runs", "data/published", "data/bench")
+    sums = {n: digest(root, n) for n in read}
     return {**sums, "datasets": datasets_at_hand(root)}
 
 

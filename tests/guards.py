@@ -106,7 +106,7 @@ def compiled_agrees(method: str, monkeypatch, trusted: int = 0, rtol: float = 1e
     """torch.compile without its code generator: the same graph, traced."""
     plain = run(method, a_task(trusted=trusted), **settings)
     compile_ = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f: compile_(f, backend="aot_eager"))
+    monkeypatch.setattr(torch, "compile", lambda f, **_: compile_(f, backend="aot_eager"))
     task = a_task(trusted=trusted, execution=engine.Execution("cpu", compile=True))
     traced = run(method, task, **settings)
     np.testing.assert_allclose(torch.stack(plain), torch.stack(traced), rtol=rtol)

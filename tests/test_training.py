@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 import guards
 from conftest import REPO
-from noisylabels import engine, lab, methods, objectives, runs, views
+from noisylabels import engine, lab, methods, objectives, recorder, runs, views
 from noisylabels.engine import Recipe
 from noisylabels.recorder import Recorder, Truth
 
@@ -286,6 +286,29 @@ def test_stages_with_fresh_networks_resume_in_place(home):
         for a, b in zip(log.rows, resumed.rows, strict=True):
             assert [a[k] for k in ("stage", "epoch", "test", "loss")] == \
                    [b[k] for k in ("stage", "epoch", "test", "loss")]
+
+
+def test_a_learning_rate_on_the_device_survives_a_resume():
+    """Graphs read the rate from one tensor: loading a state must fill it, not replace it."""
+    weight = torch.nn.Parameter(torch.ones(1))
+    rate = torch.tensor(0.1)
+    optimiser = torch.optim.SGD([weight], lr=rate, momentum=0.9)
+    saved = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.02).state_dict()
+    recorder._put_back(optimiser, saved)
+    assert optimiser.param_groups[0]["lr"] is rate and rate.item() == pytest.approx(0.02)
+    plain = torch.optim.SGD([weight], lr=0.1)
+    recorder._put_back(plain, optimiser.state_dict())
+    assert plain.param_groups[0]["lr"] == pytest.approx(0.02)
+
+
+def test_a_checkpoint_that_a_thread_could_not_write_is_an_error(home):
+    task, truth = lab.prepare(quick())
+    log = Recorder(task, truth)
+    (home / "blocked").write_text("a file")
+    log._write({}, home / "blocked" / "block-0.pt")
+    with pytest.raises(runs.StoreError, match="could not write the checkpoint"):
+        log.finish()
+    log.finish()
 
 
 def test_a_damaged_checkpoint_is_named(home):

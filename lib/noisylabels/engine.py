@@ -265,7 +265,8 @@ def step(optimiser: torch.optim.Optimizer, task: Task, *, clip: float | None = N
     """
 
     def decorate(loss_of: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        compute = torch.compile(loss_of) if task.execution.compile else loss_of
+        # dynamic=False: an epoch's shorter last batch gets its own code, the others keep theirs
+        compute = torch.compile(loss_of, dynamic=False) if task.execution.compile else loss_of
         weights = [p for group in optimiser.param_groups for p in group["params"]]
 
         def one_step(*inputs: Tensor) -> Tensor:

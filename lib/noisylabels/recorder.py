@@ -13,6 +13,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
@@ -84,6 +85,7 @@ class Recorder:
         self._loss_sum: Tensor = torch.zeros((), device=task.device)
         self._steps = 0
         self._writer: Thread | None = None
+        self._unwritten: StoreError | None = None
 
     # ------------------------------------------------------------------ what a method calls
 
@@ -184,10 +186,10 @@ class Recorder:
             "wrong_corrected": share(guess == true, wrong),
             **self._notes,
         }
-        packed = torch.stack([torch.as_tensor(v, dtype=torch.float32, device=self.task.device)
-                              for v in numbers.values()])
-        read = packed.tolist()  # the epoch's one wait for the device
-        return {k: float(f"{v:.7g}") for k, v in zip(numbers, read, strict=True)}
+        there = {k: v.float() for k, v in numbers.items() if isinstance(v, Tensor)}
+        read = dict(zip(there, torch.stack(list(there.values())).tolist(),  # the epoch's one wait
+                        strict=True))
+        return {k: float(f"{read.get(k, v):.7g}") for k, v in numbers.items()}
 
     def _synchronise(self) -> None:
         if self.task.device.type == "cuda":
@@ -203,23 +205,32 @@ class Recorder:
         if file is None:
             return
         content = {
-            "epoch": epoch, "count": count, "rows": self.rows,
+            "epoch": epoch, "count": count, "rows": list(self.rows),
             "state": [_to_host(_state_of(x)) for x in state],
             "signals": _to_host(self._handed),
             "generators": {k: g.get_state() for k, g in self.task.generators.items()},
         }
         self.finish()  # at most one write under way
         if self.task.device.type == "cuda":
-            self._writer = Thread(target=_write, args=(content, file))
+            self._writer = Thread(target=self._write, args=(content, file))
             self._writer.start()
         else:
             _write(content, file)
 
+    def _write(self, content: dict[str, Any], file: Path) -> None:
+        try:
+            _write(content, file)
+        except StoreError as error:
+            self._unwritten = error
+
     def finish(self) -> None:
-        """Wait for the checkpoint that is being written, if any."""
+        """Wait for the checkpoint that is being written, if any; raise if it could not be."""
         if self._writer is not None:
             self._writer.join()
             self._writer = None
+        if self._unwritten is not None:
+            error, self._unwritten = self._unwritten, None
+            raise error
 
     def _restore(self, block: int, state: tuple[Any, ...]) -> int:
         file = self._file(block)
@@ -228,15 +239,12 @@ class Recorder:
         try:
             saved = torch.load(file, map_location="cpu", weights_only=True)
             for mine, theirs in zip(state, saved["state"], strict=True):
-                if isinstance(mine, Tensor):
-                    mine.copy_(theirs)
-                else:
-                    mine.load_state_dict(theirs)
+                _put_back(mine, theirs)
+            for name, drawn in saved["generators"].items():
+                self.task.rng(name).set_state(drawn)
         except Exception as error:
             raise StoreError(f"the checkpoint {file} cannot be read ({error}); delete its folder "
                              f"to start this run anew.") from error
-        for name, drawn in saved["generators"].items():
-            self.task.rng(name).set_state(drawn)
         self.rows = list(saved["rows"])
         self._handed = {k: v.to(self.task.device) for k, v in saved["signals"].items()}
         self.resumed_at = len(self.rows)
@@ -245,6 +253,21 @@ class Recorder:
 
 def _state_of(x: Any) -> Any:
     return x if isinstance(x, Tensor) else x.state_dict()
+
+
+def _put_back(mine: Any, theirs: Any) -> None:
+    """Load a saved state in place. A learning rate that lives on the device stays that tensor."""
+    if isinstance(mine, Tensor):
+        mine.copy_(theirs)
+        return
+    rates = [g["lr"] for g in getattr(mine, "param_groups", ())]
+    mine.load_state_dict(theirs)
+    for group, rate in zip(getattr(mine, "param_groups", ()), rates, strict=True):
+        if isinstance(rate, Tensor):
+            rate.fill_(float(group["lr"]))
+            group["lr"] = rate
+        elif isinstance(group["lr"], Tensor):
+            group["lr"] = float(group["lr"])
 
 
 def _to_host(x: Any) -> Any:
@@ -265,6 +288,7 @@ def _write(content: dict[str, Any], file: Path) -> None:
         torch.save(content, temporary)
         os.replace(temporary, file)
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise StoreError(f"could not write the checkpoint {file} ({error}); free the disk or make "
                          f"the folder writable and start the run again.") from error
