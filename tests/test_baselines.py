@@ -297,10 +297,12 @@ def test_compiled_and_eager_agree(method, monkeypatch):
 @pytest.mark.parametrize("method, kind, rate, margin", [
     ("joint_optimisation", "symmetric", 0.6, 0.1),
     ("dynamic_bootstrapping", "symmetric", 0.6, 0.1),
-    ("forward_correction", "symmetric", 0.6, 0.0),
-    ("forward_correction", "asymmetric", 0.4, 0.05)])
+    ("joint_optimisation", "asymmetric", 0.4, 0.1),
+    ("dynamic_bootstrapping", "asymmetric", 0.4, 0.1),
+    ("forward_correction", "symmetric", 0.6, 0.05)])
 def test_recorded_digits_end_above_cross_entropy(method, kind, rate, margin):
-    """In the recorded runs; forward correction still learns wrong labels by heart."""
+    """In the recorded runs. Forward correction still learns wrong labels by heart: there is no
+    claim for it at 40 % asymmetric noise, where its three seeds lie 20 points apart."""
     ends = {m: [x.last() for x in runs.find(
         paths.home() / "data" / "runs", method=m, dataset="digits", noise=kind, rate=rate,
         budget="smoke", transition=("true", None))] for m in ("cross_entropy", method)}
