@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from noisylabels import _sources, datasets, lab, noise, paths
+from noisylabels import _sources, confusions, datasets, lab, noise, paths
 from noisylabels.datasets import CIFAR10_CLASSES, CIFAR100_CLASSES, Dataset
 
 NAMES = {"cifar10": CIFAR10_CLASSES, "cifar100": CIFAR100_CLASSES}
@@ -145,7 +145,7 @@ def test_a_damaged_matrix_is_named(small):
 
 
 def test_rebuild_trains_on_clean_labels_and_counts(small, tmp_path):
-    made = _sources.rebuild("cifar10", tmp_path / "new", epochs=1, max_samples=100,
+    made = confusions.rebuild("cifar10", tmp_path / "new", epochs=1, max_samples=100,
                             network="small")
     own, foreign = (_sources.matrix("cifar10", of, tmp_path / "new") for of in (False, True))
     assert [p.name for p in made] == ["cifar10.csv", "cifar10-from-cifar100.csv"]

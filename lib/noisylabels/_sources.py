@@ -5,7 +5,7 @@ round. A source class is left out when its images could rightly be given a label
 others belong to no class of it (`OVERLAPS` lists the pairs).
 
 The matrices count what a cross-entropy network, trained on clean labels, takes for what. They are
-files of `data/noise`, made by `rebuild`: rows are true classes, columns predicted ones, counts.
+files of `data/noise`, made by `confusions.rebuild`: rows are true classes, columns predicted ones, counts.
 
     <dataset>.csv                  the dataset's own test images: noise `confusion`
     <dataset>-from-<source>.csv    all train images of the source: noise `ood-confusion`
@@ -89,7 +89,7 @@ def matrix(dataset: str, of_source: bool = False, folder: Path | None = None) ->
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is missing; it comes with the project's files, and "
-            f"noisylabels._sources.rebuild({dataset!r}) makes it anew."
+            f"noisylabels.confusions.rebuild({dataset!r}) makes it anew."
         )
     with open(path, newline="") as f:
         rows = list(csv.reader(line for line in f if not line.startswith("#")))
@@ -113,38 +113,3 @@ def file(dataset: str, of_source: bool = False, folder: Path | None = None) -> P
 def names(dataset: str) -> tuple[str, ...]:
     """The class names, in the official order."""
     return datasets.CIFAR10_CLASSES if dataset == "cifar10" else datasets.CIFAR100_CLASSES
-
-
-def rebuild(dataset: str, folder: Path | None = None, *, budget: str = "laptop", seed: int = 0,
-            **options: Any) -> list[Path]:
-    """Train cross entropy on clean labels, count what it takes for what, write both files.
-
-    Test images of the dataset (held out), then all train images of the source, also those of
-    classes that are left out. `options` as in `lab.setting`. Minutes on a CPU; existing files are
-    replaced. At the laptop budget the network is weak, hence its confusions many.
-    """
-    from . import lab
-
-    setting = lab.setting("cross_entropy", dataset, "none", 0.0, budget, seed=seed, **options)
-    run, recorder = lab.watch(setting)
-    truth, other = recorder.truth, datasets.load(SOURCES[dataset])
-    made = (f"cross_entropy on clean {dataset}, {budget} budget, seed {seed}, "
-            f"{run.info['samples']} training images, test accuracy {run.last():.4f}, "
-            f"key {setting.key}, commit {run.info['commit']}")
-    out = []
-    for of_source, x, y in ((False, truth.x_test, truth.y_test),
-                            (True, other.x_train, other.y_train)):
-        guess = torch.cat([recorder.logits(part.to(truth.x_test.device)).argmax(1).cpu()
-                           for part in x.split(10_000)])
-        rows, columns = names(SOURCES[dataset] if of_source else dataset), names(dataset)
-        counts = torch.bincount(y.cpu() * len(columns) + guess,
-                                minlength=len(rows) * len(columns)).view(len(rows), -1)
-        path = file(dataset, of_source, folder)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "w", newline="") as f:
-            f.write(f"# rows: true class, columns: predicted class, counts; {made}\n")
-            writer = csv.writer(f, lineterminator="\n")
-            writer.writerow(["true", *columns])
-            writer.writerows([name, *row] for name, row in zip(rows, counts.tolist(), strict=True))
-        out.append(path)
-    return out
