@@ -5,7 +5,8 @@ round. A source class is left out when its images could rightly be given a label
 others belong to no class of it (`OVERLAPS` lists the pairs).
 
 The matrices count what a cross-entropy network, trained on clean labels, takes for what. They are
-files of `data/noise`, made by `confusions.rebuild`: rows are true classes, columns predicted ones, counts.
+files of `data/noise`, made by `confusions.rebuild`: rows are true classes, columns predicted ones,
+counts.
 
     <dataset>.csv                  the dataset's own test images: noise `confusion`
     <dataset>-from-<source>.csv    all train images of the source: noise `ood-confusion`
