@@ -205,7 +205,7 @@ SCRIPT = """
 import sys, torch
 torch.set_num_threads(1)
 from noisylabels import lab
-s = lab.setting("elr", rate=0.6, epochs=6, max_samples=600)
+s = lab.setting("elr", rate=0.6, epochs=8, max_samples=600)
 lab.run(s, progress=lambda row: print(row["epoch"], flush=True),
         waiting=lambda: print("waiting", flush=True))
 print("done", flush=True)
@@ -229,10 +229,10 @@ def test_a_killed_run_ends_with_the_same_numbers(home, tmp_path_factory, how):
     process.wait()
     assert runs.find(home / "data" / "runs") == []
     rest = start_run(home).communicate(timeout=60)[0].split()
-    assert rest[-1] == "done" and len(rest) <= 4, f"at most one finished epoch was redone: {rest}"
+    assert rest[-1] == "done" and len(rest) <= 6, f"at most one finished epoch was redone: {rest}"
     start_run(whole).communicate(timeout=60)
     a, b = (runs.find(h / "data" / "runs")[0] for h in (home, whole))
-    assert a.setting == b.setting and len(a.epochs["test"]) == 6
+    assert a.setting == b.setting and len(a.epochs["test"]) == 8
     same_numbers(a, b)
     np.testing.assert_array_equal(a.epochs["label_accuracy"], b.epochs["label_accuracy"])
 
