@@ -28,6 +28,9 @@ METHODS: dict[str, tuple[str, str]] = {  # name on a page, colour
     "dividemix": ("DivideMix", "#8B5A2B"), "mixnn": ("MixNN", "#0072B2"),
     "cross_entropy_trusted": ("CE with trusted", "#B8A500"), "l2r": ("L2R", "#882255"),
     "mixmatch": ("MixMatch", "#44AA99"),
+    "joint_optimisation": ("Joint optimisation", "#6A51A3"),
+    "dynamic_bootstrapping": ("Dynamic bootstrapping", "#117733"),
+    "forward_correction": ("Forward correction", "#999933"),
     "ieg": ("IEG", "#009E73"), "drpl": ("DRPL", "#D55E00"), "sanm": ("SANM", "#7A5195"),
 }  # fmt: skip
 
