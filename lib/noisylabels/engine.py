@@ -63,11 +63,8 @@ class Recipe:
     augment: str = "weak"
 
     def __post_init__(self) -> None:
-        for name, allowed in (("schedule", SCHEDULES), ("precision", PRECISIONS),
-                              ("augment", AUGMENTS)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"unknown {name} {getattr(self, name)!r}; "
-                                 f"allowed: {', '.join(allowed)}.")
+        check_choices(self, {"schedule": SCHEDULES, "precision": PRECISIONS,
+                             "augment": AUGMENTS})
         for name in ("epochs", "batch_size", "period"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
@@ -88,6 +85,14 @@ class Recipe:
             return self.lr * up if up < 1 else max(
                 self.lr_floor, self.lr * (total - epoch + 1) / (total - peak + 1))
         return self.lr
+
+
+def check_choices(settings: Any, choices: dict[str, tuple[str, ...]]) -> None:
+    """Refuse a setting whose value is none of those its name allows."""
+    for name, allowed in choices.items():
+        if getattr(settings, name) not in allowed:
+            raise ValueError(f"unknown {name} {getattr(settings, name)!r}; "
+                             f"allowed: {', '.join(allowed)}.")
 
 
 def _cosine(high: float, low: float, t: float) -> float:

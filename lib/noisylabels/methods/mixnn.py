@@ -77,10 +77,7 @@ class Settings(engine.Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"unknown {name} {getattr(self, name)!r}; "
-                                 f"allowed: {', '.join(allowed)}.")
+        engine.check_choices(self, CHOICES)
         if not self.neighbours >= 1 or not self.loss_history >= 1 or not self.ema_period >= 1:
             raise ValueError("neighbours, loss_history and ema_period must be at least 1.")
 

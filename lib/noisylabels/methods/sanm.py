@@ -80,10 +80,7 @@ class Settings(dividemix.Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"unknown {name} {getattr(self, name)!r}; "
-                                 f"allowed: {', '.join(allowed)}.")
+        engine.check_choices(self, CHOICES)
         if not 0 <= self.tau_l <= self.tau_h <= 1:
             raise ValueError(f"0 <= tau_l <= tau_h <= 1 must hold, not {self.tau_l} and "
                              f"{self.tau_h}.")
