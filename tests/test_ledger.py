@@ -354,7 +354,7 @@ def test_targets_unfold_by_table_with_ours_beside():
     markup = ledger.target_list(targets)._repr_html_()
     words = text_of(markup)
     assert markup.count("<details") == 1 and markup.count("<style>") == 1
-    assert "ELR Table 1, CIFAR-10 : 56 numbers, 2 run, 28 cannot be run here" in words
+    assert "ELR Table 1, CIFAR-10 : 56 numbers, 2 run, 20 cannot be run here" in words
     assert "86.98 ± 0.12 epoch not stated 87.0 ± 0.0 n = 3, paper reproduced" in words
     assert "60.0 ± 0.0 n = 3, laptop direction not judged" in words
     one = text_of(ledger.target_list(targets[:1])._repr_html_())

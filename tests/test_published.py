@@ -25,6 +25,7 @@ from noisylabels.published import (
 ROOT = Path(__file__).resolve().parents[1] / "data" / "published"
 METHODS = {
     "cross_entropy", "mixup", "gce", "elr", "dividemix", "mixnn", "ieg", "drpl", "sanm", "l2r",
+    "mixmatch", "dynamic_bootstrapping", "joint_optimisation", "forward_correction",
 }  # fmt: skip
 ROWS = {
     ("mixnn", "ELR Table 1, CIFAR-10"): 56,  # 7 methods x 8 noises
@@ -110,7 +111,7 @@ def test_every_table_has_its_cells():
         (73.0, None, ("l2r", "cifar10", "symmetric-coin", 0.8, {})),
         (47.1, None, ("ieg-no-mixup", "cifar100", "symmetric-coin", 0.8, {})),
         (54.10, None, ("drpl", "imagenet32", "ood-uniform", 0.8, {})),
-        (70.38, None, ("m-correction", "imagenet64", "ood-confusion", 0.5, {})),
+        (70.38, None, ("dynamic_bootstrapping", "imagenet64", "ood-confusion", 0.5, {})),
         (82.08, None, ("drpl", "mini-webvision", "web", None, {})),
         (53.04, None, ("drpl", "cifar100", "symmetric-exclusive", 0.8, dict(metric="best"))),
         (52.95, None, ("drpl", "cifar100", "symmetric-exclusive", 0.8, dict(metric="last"))),
@@ -300,7 +301,7 @@ def test_cells_name_settings_that_exist():
         assert c.rate is not None and (c.rate == 1) == (c.noise in human)
         options = c.arguments("paper")
         assert options.get("network", "preact18") in networks.NAMES
-        assert c.trusted_per_class == {"ieg": 10, "l2r": 100}.get(c.method, 0) or (
+        assert c.trusted_per_class == {"ieg": 10, "mixmatch": 10, "l2r": 100}.get(c.method, 0) or (
             c.table.startswith("ablation") and c.trusted_per_class == 1
         )
 
@@ -374,6 +375,11 @@ def test_arguments_of_a_cell():
     }  # fmt: skip
     with pytest.raises(ValueError, match="unknown budget 'papr'; nearest valid: 'paper'"):
         cell.arguments("papr")
+    (cell,) = load_cells(
+        ROOT, paper="ieg", table="ablation, rows M-9 and M-10", published_value=47.1
+    )
+    assert cell.options == "mix=no"  # what is measured belongs to every budget
+    assert cell.arguments("fast")["mix"] == cell.arguments("paper")["mix"] == "no"
     clothing = load_cells(ROOT, dataset="clothing1m")[0]
     with pytest.raises(ValueError, match="cannot be run here: Clothing1M is not read"):
         clothing.arguments("fast")

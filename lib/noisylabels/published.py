@@ -110,9 +110,10 @@ class Cell:
     def arguments(self, budget: str) -> dict[str, Any]:
         """Keyword arguments of `lab.setting` for this cell at that budget, without the seed.
 
-        The paper budget adds the cell's own options (a network, say) and its validation share;
-        other budgets have a network and a schedule of their own. Raises ValueError for a cell
-        that cannot be run here (`why_not` says why) and for an unknown budget.
+        The cell's own options are added, at the paper budget with its validation share; other
+        budgets have a network and a schedule of their own and leave these two options out.
+        Raises ValueError for a cell that cannot be run here (`why_not` says why) and for an
+        unknown budget.
         """
         _known("budget", budget, BUDGETS)
         if not self.runnable:
@@ -120,10 +121,12 @@ class Cell:
         out: dict[str, Any] = {name: getattr(self, name) for name in (
             "method", "dataset", "noise", "rate", "trusted_per_class")}  # fmt: skip
         out["budget"] = budget
+        options = dict(pair.split("=", 1) for pair in self.options.split(";") if pair)
         if budget == "paper":
             out["val_fraction"] = self.val
-            out |= dict(pair.split("=", 1) for pair in self.options.split(";") if pair)
-        return out
+        else:
+            options = {k: v for k, v in options.items() if k not in ("network", "schedule")}
+        return out | options
 
 
 @dataclass(frozen=True)
