@@ -5,7 +5,8 @@
     loops      the floor loop and ours, eager, compiled, as a CUDA graph
     reference  our re-implementation of the loop that public code usually has
     seeds      several seeds at once on one GPU
-    kernels    views, neighbours, mixtures, each alone
+    kernels    views, neighbours, mixtures, masks, each alone
+    meta_gradient  IEG's meta step, two ways
     waits      how often a step and an epoch wait for the device
     parity     both loops learn equally well; a whole training as an example
     report     ratios, goals, the file, the table
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .timing import Bench
 
-GROUPS = ("ceilings", "loops", "kernels", "waits", "parity", "seeds", "teaching")
+GROUPS = ("ceilings", "loops", "kernels", "meta-gradient", "waits", "parity", "seeds", "teaching")
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
@@ -119,11 +120,12 @@ def _known(word: str) -> None:
 
 def _timed() -> dict[str, list]:
     """Group -> entries that are timed in turns."""
-    from . import ceilings, kernels, loops, reference, seeds
+    from . import ceilings, kernels, loops, meta_gradient, reference, seeds
 
     return {"ceilings": list(ceilings.ENTRIES),
             "loops": [*loops.ENTRIES, *reference.ENTRIES],
             "kernels": [k.entry() for k in kernels.KERNELS],
+            "meta-gradient": list(meta_gradient.ENTRIES),
             "seeds": list(seeds.ENTRIES)}
 
 

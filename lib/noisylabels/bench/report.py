@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -71,6 +72,13 @@ def derive(rows: Sequence[Row], bench: Bench) -> list[Row]:
             ratio(at.get(f"views_{kind}"), at.get(f"pil_{kind}")))
     add("masks_gain", "SANM's masks: one sample after another over all at once", "x",
         ratio(at.get("masks_by_sample"), at.get("masks")))
+    for unit, word in (("", "time"), ("_memory", "memory")):
+        base = at.get("meta_kept_memory" if unit else "meta_shared")
+        ours, theirs = at.get(f"meta_forward{unit}"), at.get(f"meta_double{unit}")
+        add(f"meta_gradient_{word}", f"IEG's meta-gradient, {word}: forward mode over double "
+            "backward", "x", ratio(beyond(ours, base), beyond(theirs, base)))
+        add(f"meta_step_{word}", f"the whole meta step, {word}: the same", "x",
+            ratio(ours, theirs))
     weak, near, fit = (at.get(n) for n in ("views_weak", "neighbours", "mixture_gauss"))
     if bench.cuda and best is not None and best.median and weak and near and fit:
         add("share_beside_steps", "weak views, neighbours and mixture, of our epoch", "x",
@@ -87,6 +95,14 @@ def derive(rows: Sequence[Row], bench: Bench) -> list[Row]:
         add(f"waits_{kind}", f"the most waits {'a' if kind == 'step' else 'an'} {kind} of any "
             "method", "waits", [max(counts)] if counts else [])
     return out
+
+
+def beyond(row: Row | None, base: Row | None) -> Row | None:
+    """The row less another one, round by round."""
+    if row is None or base is None:
+        return None
+    return dataclasses.replace(row, values=[
+        a - b for a, b in zip(row.values, base.values, strict=False)])
 
 
 def fastest(rows: Iterable[Row], names: Iterable[str]) -> Row | None:
@@ -159,9 +175,10 @@ GOALS = (
     Goal("strong views, ours over PIL in 16 processes", ("strong_over_pil",), ">=", 10, 20),
     Goal("SANM's masks, a loop over the samples over ours", ("masks_gain",), ">=", 8,
          where="any"),
-    Goal("meta-gradient, time over double backward", ("meta_gradient_time",), "<=", 0.65, 0.5),
+    Goal("meta-gradient, time over double backward", ("meta_gradient_time",), "<=", 0.65, 0.5,
+         where="any"),
     Goal("meta-gradient, peak memory over double backward", ("meta_gradient_memory",), "<=", 0.5,
-         0.4),
+         0.4, where="any"),
     Goal("PreAct ResNet-18, batch 128: seconds an epoch",
          tuple(f"epoch_{n}" for n in OURS), "<=", 0.95, 0.70, only=PREACT18),
     Goal("four seeds together over four in a row", ("streams_4_gain", "processes_4_gain"), ">=",

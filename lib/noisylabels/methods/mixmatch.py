@@ -10,7 +10,8 @@ comparison (its numbers: 92.4 on CIFAR-10 with 0.1k, 57.6 on CIFAR-100 with 1k t
 relayed by a third person).
 
 Nothing but the trusted samples holds the guesses down here. With IEG's own p = 5 or k = 20 they
-all agree on one class from the first epoch on the digits, so the smoke budget takes p = k = 1.
+all agree on one class from the first epoch on the digits, so the smoke budget takes p = k = 1,
+as the laptop budget does for IEG itself.
 """
 
 from __future__ import annotations
