@@ -16,7 +16,17 @@ import torch.nn.functional as F
 
 from noisylabels import __main__ as command
 from noisylabels import bench, engine, methods, views
-from noisylabels.bench import kernels, loops, parity, reference, report, seeds, timing, waits
+from noisylabels.bench import (
+    kernels,
+    loops,
+    meta_gradient,
+    parity,
+    reference,
+    report,
+    seeds,
+    timing,
+    waits,
+)
 from noisylabels.bench.timing import NEEDS_GPU, NOT_RUN, Bench, Entry, Row, Unavailable
 
 CPU = torch.device("cpu")
@@ -300,6 +310,31 @@ def test_goals_know_where_and_for_what_they_hold():
     assert special.verdict(rows_of(a=0.5), small())["verdict"] == "met"
     with pytest.raises(ValueError, match="allowed: <=, >="):
         report.judge(1.0, "<", 2.0)
+
+
+def test_the_meta_gradient_is_what_is_left_without_what_both_routes_do():
+    found = {r.name: r.values for r in report.derive(rows_of(
+        meta_shared=10.0, meta_forward=16.0, meta_double=22.0, meta_kept_memory=40.0,
+        meta_forward_memory=50.0, meta_double_memory=80.0), small())}
+    assert found["meta_gradient_time"] == [0.5] and found["meta_gradient_memory"] == [0.25]
+    assert found["meta_step_time"] == [16 / 22] and found["meta_step_memory"] == [50 / 80]
+    alone = report.derive(rows_of(meta_forward=16.0, meta_double=22.0), small())
+    assert [r.name for r in alone] == ["meta_step_time"]
+    goals = {g.row: g for g in report.goals()}
+    assert goals["meta_gradient_time",].must == 0.65 and goals["meta_gradient_memory",].must == 0.5
+
+
+def test_both_routes_to_the_meta_gradient_agree_and_one_takes_less_memory():
+    problem = meta_gradient.Problem(small())
+    ours, exact = meta_gradient.forward_mode(problem), meta_gradient.double_backward(problem)
+    for mine, theirs in zip(ours, exact, strict=True):
+        assert (mine - theirs).abs().max() <= 1e-3 * theirs.abs().max()  # float32
+    peak = {r: meta_gradient.peak_bytes(lambda r=r: r(problem), CPU) for r in (
+        meta_gradient.kept, meta_gradient.forward_mode, meta_gradient.double_backward)}
+    assert 0 < peak[meta_gradient.kept] < peak[meta_gradient.forward_mode]
+    assert peak[meta_gradient.forward_mode] < 0.9 * peak[meta_gradient.double_backward]
+    thousand = meta_gradient.peak_bytes(lambda: torch.ones(1000), CPU)
+    assert thousand == 4000, "bytes are counted exactly"
 
 
 def test_another_part_is_added_by_appending_it(monkeypatch):
