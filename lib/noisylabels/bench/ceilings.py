@@ -61,7 +61,7 @@ def environment(bench: Bench) -> dict[str, Any]:
     if hasattr(os, "getloadavg"):
         facts["load"] = round(os.getloadavg()[0], 2)  # programs that wanted the CPU at the start
         if facts["load"] > 1:
-            facts["remark"] = "other programs were running: ratios count, times less"
+            facts["remark"] = "other programs were running: trust the ratios more than the times"
     if bench.cuda:
         properties = torch.cuda.get_device_properties(bench.device)
         facts |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(),
