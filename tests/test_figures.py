@@ -336,9 +336,9 @@ def test_a_row_is_never_one_number():
     val = [0.3, 0.2, 0.1]
     group = [made_up([0.5, 0.9, 0.7 + d], seed=i, val=val) for i, d in enumerate((0, 0.1, -0.1))]
     row = text_of(figures.summary_table(group)._repr_html_())
-    assert "70.0 ± 10.0 n = 3" in row  # last epoch
-    assert "50.0 ± 0.0" in row  # chosen on noisy validation labels: the first epoch
-    assert "90.0 ± 0.0" in row  # oracle
+    assert "70.0 ±10.0 n = 3" in row  # last epoch
+    assert "50.0 ±0.0" in row  # chosen on noisy validation labels: the first epoch
+    assert "90.0 ±0.0" in row  # oracle
     assert "54.0 % of labels wrong" in row and "symmetric 60 %" in row
     assert "7 s Some chip" in row
     assert "No paper prints a number for these settings." in row
@@ -390,8 +390,8 @@ def test_budgets_never_share_a_table():
     markup = figures.summary_table(both[::-1], caption="C")._repr_html_()
     assert markup.count("<table") == 2 and markup.count("<style>") == 1
     first, second = text_of(markup).split("laptop budget; accuracy")
-    assert "smoke budget" in first and "digits" in first and "cifar10" not in first
-    assert "cifar10" in second and "digits" not in second
+    assert "smoke budget" in first and "digits" in first and "CIFAR-10" not in first
+    assert "CIFAR-10" in second and "digits" not in second
     assert "No cell was asked for" in figures.table([])._repr_html_()
 
 

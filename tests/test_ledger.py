@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from noisylabels import datasets, ledger, methods, noise, published, runs
+from noisylabels import datasets, ledger, methods, noise, paths, published, runs
 from noisylabels.published import Check, Claim
 from test_figures import made_up, text_of
 
@@ -17,7 +17,7 @@ BUILT = set(methods.NAMES)
 
 def claim(id="mixnn-fig2a", **changes):
     values = dict(paper="mixnn", id=id, claim="c", where="w", shows="s", source="r",
-                  confidence="printed", needs="cifar10", kind="order", target="")
+                  confidence="printed", needs="cifar10", kind="order", target="", page="")
     return Claim(**{**values, **changes})
 
 
@@ -103,7 +103,7 @@ def test_above_is_decided_by_two_standard_errors_of_the_paired_difference():
     # 1, 2, 3: mean 2, s 1, standard error 0.577: 2 > 1.155 although the levels differ by 10 points
     got = paired(1, 2, 3)
     assert got == (True, True, "+2.0 points, standard error 0.6, n = 3")
-    assert paired(-1, -2, -3).holds is False
+    assert paired(-1, -2, -3) == (True, False, "\u22122.0 points, standard error 0.6, n = 3")
     close = paired(-1, 2, 3)  # mean 4/3, s 2.08, standard error 1.2
     assert close.done and close.holds is None and close.words.startswith("too close to call")
     assert paired(0, 0, 0).holds is None
@@ -148,9 +148,24 @@ def test_runs_that_disagree_are_too_close_and_two_are_too_few():
     group[1] = three([0.5, 0.6, 0.8])[1]
     mixed, absent = ledger.outcomes(check, cases(group))
     assert (mixed.done, mixed.holds) == (True, None)
-    assert mixed.words == "Cross entropy, cifar10 symmetric 60 %: in 2 of 3 runs"
+    assert mixed.words == (
+        "Cross entropy, CIFAR-10, symmetric 60\u00a0%: met in 2 of 3 runs (best epoch minus last: "
+        "20.00, 0.00, 20.00 points; more than 1 needed, and wrong labels learnt since)")
     assert (absent.done, absent.holds) == (False, None)
     assert not ledger.outcomes(check, cases(group[:2]))[0].done
+
+
+@pytest.mark.parametrize(("rule", "columns", "seen"), [
+    ("level", {}, "best epoch minus mean of the last ten: 10.00 points; at most 1 allowed"),
+    ("mends", {"label_accuracy": [0.46, 0.36]}, "given labels: \u221210.00 points; at least 10"),
+    ("mends", {}, "given labels: not noted points"),
+    ("ranks", {"auc": [0.7, 0.8]}, "area under the ROC curve: 0.80; at least 0.75 needed"),
+])
+def test_what_a_rule_looked_at_is_told(rule, columns, seen):
+    run = three([0.6, 0.8], columns=columns)[0]
+    run.info["realised_rate"] = 0.54
+    assert seen in ledger._seen(rule, [run])
+    assert ledger.SEEN.keys() == ledger.EACH.keys()
 
 
 # ------------------------------------------------------------------------------ which runs count
@@ -176,10 +191,12 @@ def test_cases_are_kept_apart_by_budget_and_seeds():
 
 def test_every_claim_and_number_has_a_state_and_says_what_it_would_take():
     entries = [ledger.judge(c, []) for c in published.load_claims()]
-    assert {e.verdict.state for e in entries} == {"not run", "nothing to measure"}
+    assert {e.verdict.state for e in entries} == {"not run", "no check yet", "nothing to measure"}
+    checked = {c.claim for c in published.load_checks()}
     for e in entries:
         assert e.budget is None
-        assert bool(e.would_take) == (e.verdict.state == "not run"), e.claim.id
+        assert bool(e.would_take) == (e.verdict.state != "nothing to measure"), e.claim.id
+        assert (e.verdict.state == "not run") == (e.claim.id in checked), e.claim.id
     targets = [ledger.judge_cell(c, []) for c in published.load_cells()]
     assert {t.verdict.state for t in targets} == {"not run"}
     assert all(t.verdict.sentence and t.ours is None for t in targets)
@@ -192,25 +209,31 @@ def test_what_it_would_take_counts_runs_and_names_methods_that_are_not_built(mon
     got = ledger.judge(real("mixnn-above-ce"), [])
     # MixNN and cross entropy at 4 + 1 rates on two data sets, three seeds
     assert got.would_take == (
-        "60 runs at the laptop or larger budget: MixNN, Cross entropy on cifar10 and cifar100 "
+        "60 runs at the laptop or larger budget: MixNN, Cross entropy on CIFAR-10 and CIFAR-100 "
         "(20 settings, 3 seeds each). Not built yet: MixNN.")
     assert ledger.judge(real("ieg-c100-40"), []).would_take == (
-        "3 runs at the paper budget: IEG on cifar100 (1 setting, 3 seeds each). "
+        "3 runs at the paper budget: IEG on CIFAR-100 (1 setting, 3 seeds each). "
         "Not built yet: IEG.")
 
 
-def test_a_claim_without_a_check_says_what_would_show_it():
+def test_a_claim_without_a_check_has_a_state_of_its_own_and_is_not_repeated():
     got = ledger.judge(real("mixnn-fig2b"), three())
-    assert got.verdict.sentence.startswith("No check is written for it yet. It would show: the gr")
-    assert got.would_take == "Needs cifar10."
+    assert got.verdict == ("no check yet",
+                           "No check is written for it yet, so no run can decide it.")
+    assert got.would_take == "Needs CIFAR-10."
+    assert ledger.judge(real("drpl-features-hold"), []).would_take == (
+        "Needs ImageNet64 (CIFAR-100 as a stand-in).")
+    words = text_of(ledger.claim_list([got])._repr_html_())
+    assert words.count(real("mixnn-fig2b").shows) == 1
     assert ledger.judge(real("mixnn-fig5"), []).verdict.state == "nothing to measure"
 
 
 def test_a_shape_is_read_off_the_curves():
     holds = ledger.judge(real("mixnn-fig2a"), three([0.5, 0.8, 0.6]))
     assert (holds.verdict.state, holds.budget) == ("direction holds", "laptop")
-    assert holds.verdict.sentence == ("laptop budget: 1 of 1 comparisons hold; Cross entropy, "
-                                      "cifar10 symmetric 60 %: in 3 of 3 runs.")
+    assert holds.verdict.sentence.startswith(
+        "At the laptop budget its only comparison was made. For it: Cross entropy, "
+        "CIFAR-10, symmetric 60\u00a0%: met in 3 of 3 runs (")
     fails = ledger.judge(real("mixnn-fig2a"), three([0.5, 0.6, 0.8]))
     assert fails.verdict.state == "direction does not hold"
     split = three([0.5, 0.8, 0.6])[:2] + three([0.5, 0.6, 0.8])[2:]
@@ -237,14 +260,15 @@ def two_rates(monkeypatch):
 def test_one_comparison_of_two_leaves_a_claim_open_unless_it_fails(two_rates):
     plain, better = three(), three([0.5, 0.9], method="gce")
     half = ledger.judge(two_rates, [*plain, *better])
-    assert half.verdict == ("not run", "Not run in full. laptop budget: 1 of 2 comparisons run, "
-                                       "none fails.")
+    assert half.verdict == ("not run", "Not run in full. At the laptop budget 1 of the 2 "
+                                       "comparisons have runs, none fails.")
     assert half.would_take.startswith("12 runs")
     worse = ledger.judge(two_rates, [*plain, *three([0.5, 0.7], method="gce")])
     assert worse.verdict.state == "direction does not hold"  # "at every rate": one case refutes
     assert worse.verdict.sentence == (
-        "laptop budget: 0 of 1 comparisons hold (2 make the claim); GCE over Cross entropy, "
-        "cifar10 symmetric 60 %: -10.0 points, standard error 0.0, n = 3. Left out: WebVision.")
+        "At the laptop budget 1 of the 2 comparisons have runs: 0 hold, 1 fails, 0 too close to "
+        "call. Against it: GCE over Cross entropy, CIFAR-10, symmetric 60\u00a0%: "
+        "\u221210.0 points, standard error 0.0, n = 3. Not looked at: WebVision.")
 
 
 def test_all_comparisons_must_hold(two_rates):
@@ -252,11 +276,21 @@ def test_all_comparisons_must_hold(two_rates):
     better = three([0.5, 0.9], method="gce")
     full = ledger.judge(two_rates, [*plain, *better, *three([0.5, 0.81], method="gce", rate=0.4)])
     assert full.verdict.state == "direction holds" and full.would_take == ""
-    assert "2 of 2 comparisons hold" in full.verdict.sentence
+    assert "all 2 comparisons have runs: 2 hold, 0 fail" in full.verdict.sentence
     close = three([0.5, 0.8], (0.02, -0.02, 0.01), method="gce", rate=0.4)
     open_ = ledger.judge(two_rates, [*plain, *better, *close])
     assert open_.verdict.state == "direction not judged"
-    assert "too close to call" in open_.verdict.sentence
+    assert "1 holds, 0 fail, 1 too close to call. Open: GCE" in open_.verdict.sentence
+    assert ledger.claim_list([open_])._repr_html_().count("direction not judged (laptop)") == 1
+
+
+def test_of_many_comparisons_three_are_told_in_full(monkeypatch):
+    rates = "0.2 0.4 0.5 0.6 0.8"
+    check = Check("made-up", "memorises", "cross_entropy", "", "cifar10", "symmetric", rates, "")
+    monkeypatch.setattr(published, "load_checks", lambda **_: [check])
+    found = [r for rate in rates.split() for r in three([0.5, 0.8, 0.6], rate=float(rate))]
+    said = ledger.judge(claim("made-up"), found).verdict.sentence
+    assert said.count("met in 3 of 3 runs") == 3 and said.endswith("; and 2 more.")
 
 
 # ------------------------------------------------------------------------------ printed numbers
@@ -331,9 +365,9 @@ def test_a_cell_that_cannot_be_run_says_why(monkeypatch):
 def test_overview_counts_every_claim_once():
     entries = [ledger.judge(c, three([0.5, 0.8, 0.6])) for c in published.load_claims()]
     words = text_of(ledger.overview(entries)._repr_html_())
-    assert "Paper Claims Not run Direction holds Nothing to measure" in words
+    assert "Paper Claims Direction holds Not run No check yet Nothing to measure" in words
     total = words.split(" All ")[1].split()
-    assert int(total[0]) == len(entries) == sum(map(int, total[1:4]))
+    assert int(total[0]) == len(entries) == sum(map(int, total[1:5]))
     assert "MixNN 16" in words and "DRPL 23" in words
 
 
@@ -347,6 +381,27 @@ def test_claims_unfold_to_state_source_and_confidence():
     assert "No claim is in this state" in ledger.claim_list([])._repr_html_()
 
 
+def test_a_claim_leads_to_the_pages_that_look_at_it_outside_the_rules():
+    known = {p.stem for p in (paths.home() / "notebooks").glob("*.ipynb")}
+    claims = published.load_claims()
+    assert {p for c in claims for p in c.page.split()} <= known
+    markup = ledger.claim_list([ledger.judge(real("mixnn-fig4-histogram"), [])])._repr_html_()
+    assert ('<b>Looked at outside the rules:</b> <a href="mixnn.html">MixNN</a>, '
+            '<a href="small_loss.html">small loss</a>') in markup
+    assert "outside the rules" not in ledger.claim_list([ledger.judge(claim(), [])])._repr_html_()
+
+
+def test_a_badge_names_a_small_budget_and_tells_a_missing_check_from_a_missing_run():
+    small = ledger.judge(real("mixnn-fig2a"), three([0.5, 0.6, 0.8]))
+    markup = ledger.claim_list([small])._repr_html_()
+    assert 'class="nl-state bad soft">direction does not hold (laptop)</span>' in markup
+    unchecked = ledger.claim_list([ledger.judge(real("mixnn-fig2b"), [])])._repr_html_()
+    assert 'class="nl-state open">no check yet</span>' in unchecked
+    assert 'class="nl-state ">not run</span>' in ledger.claim_list(
+        [ledger.judge(real("mixnn-fig2a"), [])])._repr_html_()
+    assert len(set(ledger.STATES)) == len(ledger.STATES) == len(published.STATES) + 2
+
+
 def test_targets_unfold_by_table_with_ours_beside():
     cells = published.load_cells(table="ELR Table 1, CIFAR-10")
     recorded = [*paper(0.87, 0.2), *three([0.5, 0.6], rate=0.4)]
@@ -354,15 +409,37 @@ def test_targets_unfold_by_table_with_ours_beside():
     markup = ledger.target_list(targets)._repr_html_()
     words = text_of(markup)
     assert markup.count("<details") == 1 and markup.count("<style>") == 1
-    assert "ELR Table 1, CIFAR-10 : 56 numbers, 2 run, 20 cannot be run here" in words
+    assert ("ELR Table 1, CIFAR-10 : 56 numbers, 2 with runs of ours, 20 cannot be run here"
+            in words)
+    assert "ELR* CIFAR-10, asymmetric 40 %, resnet34, cosine restarts 90.35" in words
+    assert "Forward correction CIFAR-10, symmetric 20 %, resnet34, estimated transition" in words
     assert "86.98 ± 0.12 epoch not stated 87.0 ± 0.0 n = 3, paper reproduced" in words
     assert "60.0 ± 0.0 n = 3, laptop direction not judged" in words
     one = text_of(ledger.target_list(targets[:1])._repr_html_())
-    assert "1 number, 1 run" in one
+    assert "1 number, 1 with runs of ours" in one
     grid = [ledger.judge_cell(c, []) for c in published.load_cells(
         table="grid without published numbers", paper="mixnn")]
-    assert "settings, 0 run" in text_of(ledger.target_list(grid)._repr_html_())
+    assert "settings, none with runs of ours" in text_of(ledger.target_list(grid)._repr_html_())
     assert "not available" in text_of(ledger.target_list(grid)._repr_html_())
+
+
+def test_no_two_rows_of_a_table_look_alike():
+    cells = published.load_cells()
+    for table in {(c.paper, c.table) for c in cells}:
+        members = [c for c in cells if (c.paper, c.table) == table]
+        markup = ledger.target_list([ledger.judge_cell(c, []) for c in members])._repr_html_()
+        rows = [text_of(row) for row in markup.split("<tr>")[2:]]
+        assert len(rows) == len(set(rows)) == len(members), table
+    twice = [c for c in cells if c.table == "DivideMix family, CIFAR-100"
+             and c.method == "dividemix" and c.rate == 0.8]
+    words = text_of(ledger.target_list([ledger.judge_cell(c, []) for c in twice])._repr_html_())
+    assert "preact18 C2D repository, its own run of DivideMix 61.60 best epoch" in words
+
+
+def test_top_1_is_an_accuracy_and_not_an_epoch():
+    cell = next(c for c in published.load_cells() if c.metric == "top-5")
+    words = text_of(ledger.target_list([ledger.judge_cell(cell, [])])._repr_html_())
+    assert "top-5 accuracy, epoch not stated" in words and "top-5 epoch" not in words
 
 
 def test_a_number_that_was_never_noted_is_not_a_number():

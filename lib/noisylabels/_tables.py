@@ -35,9 +35,29 @@ METHODS: dict[str, tuple[str, str]] = {  # name on a page, colour
 }  # fmt: skip
 
 
+DATASETS = {
+    "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet32": "ImageNet32",
+    "imagenet64": "ImageNet64", "clothing1m": "Clothing1M", "animal10n": "Animal-10N",
+    "food101n": "Food101N", "mini-webvision": "mini-WebVision",
+    "mini-webvision-ilsvrc12": "mini-WebVision, tested on ILSVRC12",
+}  # fmt: skip
+
+
 def name_of(method: str) -> str:
     """The method's name on a page: `cross_entropy` is "Cross entropy"."""
     return METHODS.get(method, (method.replace("_", " "), ""))[0]
+
+
+def data_name(dataset: str) -> str:
+    """The data set's name on a page: `cifar10` is "CIFAR-10"."""
+    return DATASETS.get(dataset, dataset)
+
+
+def noise_name(kind: str, rate: float | None) -> str:
+    """A kind of noise with its rate; human labels have none to name."""
+    if kind == "none":
+        return "no noise"
+    return kind if rate is None or "human" in kind else f"{kind} {100 * rate:g}\u00a0%"
 
 
 class Html:
@@ -168,14 +188,15 @@ STYLE = """<style>
 .nl-scroll table.nl{display:table;border-collapse:collapse;width:auto;max-width:none;margin:0;
 font-size:0.82rem;line-height:1.35;overflow:visible}
 .nl-scroll table.nl caption{caption-side:top;text-align:left;font-weight:600;padding:0.2rem 0}
-.nl th,.nl td{padding:0.3rem 0.6rem;text-align:left;vertical-align:top;border:0;
-border-bottom:1px solid var(--pst-color-border,#ddd);background:var(--pst-color-background,#fff)}
-.nl thead th{border-bottom-width:2px;vertical-align:bottom;min-width:4.2rem}
+.nl th,.nl td{padding:0.3rem 0.45rem;text-align:left;vertical-align:top;border:0;
+border-bottom:1px solid var(--pst-color-border,#ddd);background:none}
+.nl thead th{border-bottom-width:2px;vertical-align:bottom;min-width:3.2rem}
 .nl td.num{white-space:nowrap;font-variant-numeric:tabular-nums}
-.nl tbody th{position:sticky;left:0;font-weight:600;min-width:7.5rem;max-width:11rem}
+.nl tbody th{position:sticky;left:0;font-weight:600;min-width:6.8rem;max-width:10rem;
+background:var(--pst-color-background,#fff)}
 .nl small{display:block;font-size:0.92em;font-weight:400;color:var(--pst-color-text-muted,#555)}
 .nl .oracle{color:var(--pst-color-text-muted,#6b6b6b);font-weight:400}
-.nl .wide{min-width:13rem}
+.nl .wide{min-width:13rem}.nl .half{min-width:7rem}.nl .said{min-width:10.5rem}
 .nl-fold{border-bottom:1px solid var(--pst-color-border,#ddd);padding:0.35rem 0;line-height:1.45}
 .nl-fold summary{cursor:pointer}
 .nl-fold p{margin:0.3rem 0 0.3rem 1.1rem;font-size:0.9rem}
@@ -183,6 +204,9 @@ border-bottom:1px solid var(--pst-color-border,#ddd);background:var(--pst-color-
 font-size:0.8rem;font-weight:600;white-space:nowrap;color:#222;background:#dcdcdc}
 .nl-state.good{color:#fff;background:#00734f}.nl-state.bad{color:#fff;background:#b54a00}
 .nl-state.half{color:#222;background:#f0c468}
+.nl-state.good.soft{color:#00452f;background:#cdebdd}
+.nl-state.bad.soft{color:#7a3200;background:#fbdcc6}
+.nl-state.open{color:inherit;background:none;box-shadow:inset 0 0 0 1px #8c8c8c}
 .nl-note{font-size:0.82rem;margin-top:-0.7rem}
 </style>"""
 
@@ -230,11 +254,15 @@ def plus_minus(pair: Pair, n: int, digits: int = 1) -> str:
     return f"{mean:.{digits}f}" + (f" ± {std:.{digits}f}" if n > 1 else "")
 
 
-def badge(state: str) -> str:
-    """A state of `published.STATES` with a colour of its own; the word always says it too."""
-    kinds = {"reproduced": "good", "direction holds": "good", "not reproduced": "bad",
-             "direction does not hold": "bad", "partly": "half"}
-    return f'<span class="nl-state {kinds.get(state, "")}">{html.escape(state)}</span>'
+def badge(state: str, budget: str = "") -> str:
+    """A state of `ledger.STATES` with a colour of its own; the word always says it too.
+
+    A direction is paler than a verdict on a number; `budget` is named in brackets.
+    """
+    kinds = {"reproduced": "good", "direction holds": "good soft", "not reproduced": "bad",
+             "direction does not hold": "bad soft", "partly": "half", "no check yet": "open"}
+    said = f"{state} ({budget})" if budget else state
+    return f'<span class="nl-state {kinds.get(state, "")}">{html.escape(said)}</span>'
 
 
 def printed_number(cell: published.Cell) -> str:
@@ -242,7 +270,9 @@ def printed_number(cell: published.Cell) -> str:
     if cell.published_value is None:
         return NOT_AVAILABLE
     std = f" ± {cell.published_std:.2f}" if cell.published_std is not None else ""
-    how = {"mean10": "mean of last ten epochs", "not stated": "epoch not stated"}
+    how = {"mean10": "mean of last ten epochs", "not stated": "epoch not stated",
+           "top-1": "top-1 accuracy, epoch not stated",
+           "top-5": "top-5 accuracy, epoch not stated"}
     return f"{cell.published_value:.2f}{std} ({how.get(cell.metric, f'{cell.metric} epoch')})"
 
 
@@ -268,10 +298,10 @@ def table(cells: Iterable[Summary], *, caption: str = "",
     for budget in sorted({c.setting.budget for c in cells}, key=BUDGETS.index):
         chosen = [c for c in cells if c.setting.budget == budget]
         title = f"{caption + ', ' if caption else ''}{budget} budget; accuracy in %"
-        header = ["Method", "Last epoch", "Mean of last ten", "By noisy validation",
-                  "Best on test (oracle)", "A run takes", "Published", "Verdict"]
-        kinds = dict.fromkeys(header[1:6], "num") | dict.fromkeys(header[6:], "wide")
-        kinds["Best on test (oracle)"] = "num oracle"
+        header = ["Method", "Last epoch", "Mean of last 10", "By noisy val.", "Best (oracle)",
+                  "A run takes", "Published", "Verdict"]
+        kinds = dict.fromkeys(header[1:5], "num") | {
+            "Best (oracle)": "num oracle", "Published": "half", "Verdict": "said"}
         judged = [(c, reference(c.setting), claim_holds(c)) for c in chosen]
         printed = any(ref or holds is not None for _, ref, holds in judged)
         width = 8 if printed else 6
@@ -299,12 +329,18 @@ def _row(c: Summary, name: str, printed: published.Cell | None, holds: bool | No
         return [name, f"not run{failed}", "–", "–", "–", "–", _printed(printed), verdict]
     validation = plus_minus(c.by_validation, c.n)
     return [
-        name, f"<b>{plus_minus(c.last, c.n)}</b><small>n = {c.n}{failed}</small>",
-        plus_minus(c.mean_last_10, c.n),
-        validation if validation != "–" else "–<small>no split</small>",
-        plus_minus(c.best, c.n),
+        name, f"{_stacked(plus_minus(c.last, c.n), 'b')}<small>n = {c.n}{failed}</small>",
+        _stacked(plus_minus(c.mean_last_10, c.n)),
+        _stacked(validation) if validation != "–" else "–<small>no split</small>",
+        _stacked(plus_minus(c.best, c.n)),
         f"{duration(c.seconds)}<small>{html.escape('; '.join(map(_short, c.hardware)))}</small>",
         _printed(printed), verdict]
+
+
+def _stacked(text: str, tag: str = "span") -> str:
+    """A mean with its standard deviation below it, so that the column stays narrow."""
+    mean, mark, std = text.partition(" ± ")
+    return f"<{tag}>{mean}</{tag}>" + (f"<small>±{std}</small>" if mark else "")
 
 
 def _printed(cell: published.Cell | None) -> str:
@@ -317,8 +353,7 @@ def _printed(cell: published.Cell | None) -> str:
 def _name(c: Summary, among: Sequence[Summary]) -> str:
     """The method, and below it what tells this row from the others of its table."""
     s = c.setting
-    noise = f"{s.noise} {100 * s.rate:.0f}\u00a0%" if not s.noise.startswith("human-") else s.noise
-    said = [s.dataset, noise]
+    said = [data_name(s.dataset), noise_name(s.noise, s.rate)]
     for other in among:
         o = other.setting
         if o.key != s.key and (o.method, o.dataset, o.noise, o.rate) == (

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import html
 import math
+import re
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -25,9 +27,11 @@ from ._tables import (
     Html,
     Summary,
     badge,
+    data_name,
     markup,
     mean_last_10,
     name_of,
+    noise_name,
     plain_table,
     plus_minus,
     printed_number,
@@ -38,7 +42,8 @@ from .runs import Run
 
 BUDGETS = ("paper", "fast", "laptop")
 """Budgets that can decide a claim, the strongest first; the digits of `smoke` decide none."""
-STATES = (*published.STATES, "nothing to measure")
+STATES = (*published.STATES, "no check yet", "nothing to measure")
+SHOWN = 3  # comparisons of a claim that are told in full
 POINTS = 10.0  # rule `mends`: this far above the given labels
 AUC = 0.75  # rule `ranks`
 
@@ -118,7 +123,8 @@ def above(one: Mapping[Seeds, Run], other: Mapping[Seeds, Run]) -> Outcome:
         return Outcome(False, None, f"{len(paired)} of {MIN_RUNS} paired runs")
     apart = [100 * (one[s].last() - other[s].last()) for s in paired]
     mean, error = statistics.fmean(apart), statistics.stdev(apart) / math.sqrt(len(apart))
-    words = f"{mean:+.1f} points, standard error {error:.1f}, n = {len(apart)}"
+    points = f"{mean:+.1f} points".replace("-", "\u2212")
+    words = f"{points}, standard error {error:.1f}, n = {len(apart)}"
     holds = None if abs(mean) <= 2 * error or mean == 0 else mean > 0
     return Outcome(True, holds, words if holds is not None else f"too close to call: {words}")
 
@@ -156,13 +162,35 @@ EACH: dict[str, Callable[[Run], bool]] = {
 """Rules that look at one run at a time: they hold when they hold in every run."""
 
 
+SEEN: dict[str, tuple[Callable[[Run], float], str, str]] = {
+    "level": (lambda r: 100 * (r.best() - mean_last_10(r)),
+              "best epoch minus mean of the last ten:", f" points; at most {MARGIN:g} allowed"),
+    "memorises": (lambda r: 100 * (r.best() - r.last()), "best epoch minus last:",
+                  f" points; more than {MARGIN:g} needed, and wrong labels learnt since"),
+    "mends": (lambda r: 100 * (_final(r, "label_accuracy") + r.info["realised_rate"] - 1),
+              "share of right labels among the targets minus that among the given labels:",
+              f" points; at least {POINTS:g} needed"),
+    "ranks": (lambda r: _final(r, "auc"), "area under the ROC curve:",
+              f"; at least {AUC:g} needed"),
+}  # fmt: skip
+"""For those rules: the number that is looked at, and the words before and behind it."""
+
+
+def _seen(rule: str, found: Iterable[Run]) -> str:
+    """What a rule looked at in each run, in words."""
+    number, before, behind = SEEN[rule]
+    values = [number(r) for r in found]
+    shown = ["not noted" if math.isnan(v) else f"{v:.2f}".replace("-", "\u2212") for v in values]
+    return f"{before} {', '.join(shown)}{behind}"
+
+
 def outcomes(check: Check, cases: Runs) -> list[Outcome]:
     """The comparisons of a check, one a rate and, for `above`, one a rival. Not for `number`."""
     out = []
     for rate in check.rates.split():
         at = (check.dataset, check.noise, round(float(rate), 6))
         mine = cases.get((check.method, *at), {})
-        where = f"{check.dataset} {check.noise} {100 * float(rate):g} %"
+        where = f"{data_name(check.dataset)}, {noise_name(check.noise, float(rate))}"
         if check.rule == "above":
             for name in check.others.split():
                 found = above(mine, cases.get((name, *at), {}))
@@ -172,7 +200,8 @@ def outcomes(check: Check, cases: Runs) -> list[Outcome]:
             hits = [EACH[check.rule](r) for r in mine.values()]
             done = len(hits) >= MIN_RUNS
             holds = True if all(hits) else None if any(hits) else False
-            said = f"{name_of(check.method)}, {where}: in {sum(hits)} of {len(hits)} runs"
+            said = (f"{name_of(check.method)}, {where}: met in {sum(hits)} of {len(hits)} runs "
+                    f"({_seen(check.rule, mine.values())})")
             out.append(Outcome(done, holds if done else None, said))
     return out
 
@@ -193,8 +222,9 @@ def judge(claim: Claim, recorded: Iterable[Run]) -> Entry:
     if "nothing to measure" in claim.shows:
         return Entry(claim, Verdict(STATES[-1], "A diagram or a listing."))
     if not checks:
-        words = f"No check is written for it yet. It would show: {claim.shows}."
-        return Entry(claim, Verdict("not run", words), None, f"Needs {claim.needs}.")
+        needs = re.sub(r"[\w-]+", lambda word: data_name(word[0]), claim.needs)
+        words = "No check is written for it yet, so no run can decide it."
+        return Entry(claim, Verdict("no check yet", words), None, f"Needs {needs}.")
     numbers = [c for c in checks if c.rule == "number"]
     if numbers and (entry := _judge_numbers(claim, checks, recorded)) is not None:
         return entry
@@ -208,7 +238,7 @@ def judge(claim: Claim, recorded: Iterable[Run]) -> Entry:
         if failed or (done and len(done) == len(found)):
             return Entry(claim, _direction(budget, checks, found, done, failed), budget)
         if len(done) > partial[0]:
-            words = f"{budget} budget: {len(done)} of {len(found)} comparisons run, none fails."
+            words = f"{_have_runs(budget, len(done), len(found))}, none fails."
             partial = (len(done), " " + words)
     return Entry(claim, Verdict("not run", "Not run." if not partial[1] else
                                 f"Not run in full.{partial[1]}"), None, _would_take(checks))
@@ -224,13 +254,23 @@ def _direction(budget: str, checks: list[Check], found: list[Outcome], done: lis
     held = sum(o.holds is True for o in done)
     state = ("direction does not hold" if failed else
              "direction not judged" if close else "direction holds")
-    words = f"{budget} budget: {held} of {len(done)} comparisons hold"
-    if len(done) < len(found):
-        words += f" ({len(found)} make the claim)"
+    counts = [f"{held} hold" + "s" * (held == 1), f"{len(failed)} fail" + "s" * (len(failed) == 1),
+              f"{len(close)} too close to call"]
+    words = f"{_have_runs(budget, len(done), len(found))}: {', '.join(counts)}. "
+    if len(found) == 1:
+        words = f"At the {budget} budget its only comparison was made. "
     told = failed or close or done
-    words += "".join(f"; {o.words}" for o in told[:3]) + ("; ..." if len(told) > 3 else "")
+    words += "Against it: " if failed else "Open: " if close else "For it: "
+    words += "; ".join(o.words for o in told[:SHOWN])
+    words += f"; and {len(told) - SHOWN} more." if len(told) > SHOWN else "."
     left = sorted({c.left_out for c in checks if c.left_out})
-    return Verdict(state, f"{words}." + (f" Left out: {'; '.join(left)}." if left else ""))
+    return Verdict(state, words + (f" Not looked at: {'; '.join(left)}." if left else ""))
+
+
+def _have_runs(budget: str, done: int, found: int) -> str:
+    """How many of the comparisons of a claim could be made."""
+    every = f"all {found}" if done == found else f"{done} of the {found}"
+    return f"At the {budget} budget {every} comparisons have runs"
 
 
 def _judge_numbers(claim: Claim, checks: list[Check], recorded: list[Run]) -> Entry | None:
@@ -268,7 +308,7 @@ def _would_take(checks: list[Check]) -> str:
     settings = "1 setting" if len(cases) == 1 else f"{len(cases)} settings"
     words = (f"{MIN_RUNS * len(cases)} runs at the {budget} budget: "
              f"{', '.join(map(name_of, names))} on "
-             f"{' and '.join(dict.fromkeys(case[1] for case in cases))} "
+             f"{' and '.join(dict.fromkeys(data_name(case[1]) for case in cases))} "
              f"({settings}, {MIN_RUNS} seeds each).")
     return words + (f" Not built yet: {', '.join(absent)}." if absent else "")
 
@@ -294,13 +334,20 @@ def judge_cell(cell: Cell, recorded: Iterable[Run], claim_holds: bool | None = N
             said = published.verdict(budget, ours.metric(cell.metric), cell.published_value,
                                      cell.published_std, claim_holds)
             return Target(cell, said, ours)
-    return Target(cell, Verdict("not run", f"{MIN_RUNS} runs at the paper budget."))
+    return Target(cell, Verdict("not run", f"It takes {MIN_RUNS} runs at the paper budget."))
 
 
 # --------------------------------------------------------------------------- on a page
 
 PAPERS = {"mixnn": "MixNN", "ieg": "IEG", "drpl": "DRPL", "sanm": "SANM",
           "secondhand": "Other works"}
+
+
+OPTIONS = {
+    "schedule=restarts": "cosine restarts", "transition=estimated": "estimated transition matrix",
+    "k=0": "without consistency term", "mix=no": "without MixUp",
+}
+"""Options of a printed row, in words."""
 
 
 def overview(entries: Iterable[Entry]) -> Html:
@@ -324,12 +371,27 @@ def claim_list(entries: Iterable[Entry]) -> Html:
         lines = [("State", f"{e.verdict.sentence} {e.would_take}".strip()),
                  ("Printed", c.target), ("What would show it", c.shows),
                  ("Where", f"{c.where}. {c.source} ({c.confidence})"), ("Name", c.id)]
-        inside = "".join(f"<p><b>{name}:</b> {html.escape(text)}</p>"
-                         for name, text in lines if text)
-        parts.append(f'<details class="nl-fold"><summary>{badge(e.verdict.state)}'
-                     f"{html.escape(c.claim)}</summary>{inside}</details>")
+        said = [f"<b>{name}:</b> {_text(text)}" for name, text in lines if text]
+        links = ", ".join(f'<a href="{html.escape(p)}.html">{html.escape(_title(p))}</a>'
+                          for p in c.page.split())
+        if links:
+            said.insert(1, f"<b>Looked at outside the rules:</b> {links}")
+        inside = "".join(f"<p>{text}</p>" for text in said)
+        small = e.budget if e.budget not in (None, BUDGETS[0]) else ""
+        parts.append(f'<details class="nl-fold"><summary>{badge(e.verdict.state, small or "")}'
+                     f"{_text(c.claim)}</summary>{inside}</details>")
     return Html(STYLE + "".join(parts) if parts else "<p>No claim is in this state.</p>",
                 f"{len(parts)} claims")
+
+
+def _text(text: str) -> str:
+    """Text for a page, in which a number and its per cent sign stay together."""
+    return html.escape(text).replace(" %", "\u00a0%")
+
+
+def _title(page: str) -> str:
+    """What a page is called in a link: `small_loss` is "small loss"."""
+    return PAPERS.get(page, page.replace("_", " "))
 
 
 def target_list(targets: Iterable[Target]) -> Html:
@@ -343,9 +405,11 @@ def target_list(targets: Iterable[Target]) -> Html:
         shut = sum(not t.cell.runnable for t in members)
         what = "number" if any(t.cell.published_value is not None for t in members) else "setting"
         said = f"{len(members)} {what}{'s' if len(members) > 1 else ''}"
-        said += f", {run} run" + (f", {shut} cannot be run here" if shut else "")
+        said += f", {run or 'none'} with runs of ours"
+        said += f", {shut} cannot be run here" if shut else ""
         header = ["Method", "Printed", "Ours", "State"]
-        rows = [_target_row(t) for t in members]
+        heads = Counter((_target_head(t.cell), t.cell.metric) for t in members)
+        rows = [_target_row(t, heads[_target_head(t.cell), t.cell.metric] > 1) for t in members]
         grid = markup("", header, rows, {"Printed": "num", "Ours": "num", "State": "wide"})
         sources = "; ".join(dict.fromkeys(t.cell.source for t in members))
         parts.append(f'<details class="nl-fold"><summary><b>{html.escape(name)}</b>: {said}'
@@ -353,11 +417,24 @@ def target_list(targets: Iterable[Target]) -> Html:
     return Html(STYLE + "".join(parts), f"{sum(map(len, tables.values()))} printed numbers")
 
 
-def _target_row(t: Target) -> list[str]:
+def _target_head(c: Cell) -> tuple[str, str]:
+    """The method as it was printed, and what tells its row from the others of the table."""
+    name = "ELR*" if "-elr-cosine-" in c.cell else name_of(c.method)
+    pairs = [p for p in c.options.split(";") if p and p != f"network={c.network}"]
+    named = [data_name(c.dataset), noise_name(c.noise, c.rate), c.network,
+             *(OPTIONS.get(p, p.replace("=", " = ").replace("_", " ")) for p in pairs)]
+    if c.trusted_per_class:
+        named.append(f"{c.trusted_per_class} trusted per class")
+    return name, ", ".join(named)
+
+
+def _target_row(t: Target, twice: bool = False) -> list[str]:
+    """`twice`: another row of the table has the same head, so that only the source differs."""
     c = t.cell
-    rate = f" {100 * c.rate:g}\u00a0%" if c.rate is not None and "human" not in c.noise else ""
-    head = (f"{html.escape(name_of(c.method))}<small>{html.escape(c.dataset)}, "
-            f"{html.escape(c.noise)}{rate}, {html.escape(c.network)}</small>")
+    name, named = _target_head(c)
+    head = f"{html.escape(name)}<small>{html.escape(named)}</small>"
+    if twice:
+        head += f"<small>{html.escape(c.source)}</small>"
     ours = "–"
     if t.ours is not None:
         values = t.ours.metric(c.metric)

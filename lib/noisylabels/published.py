@@ -28,8 +28,8 @@ METRICS = {"last": "last", "best": "best", "mean10": "mean_last_10", "not stated
 """A printed number's metric -> the number of a run's record to hold against it."""
 BUDGETS = ("smoke", "laptop", "fast", "paper")
 STATES = (
-    "not run", "no published number", "too few runs", "reproduced", "partly", "not reproduced",
-    "direction holds", "direction does not hold", "direction not judged",
+    "reproduced", "partly", "not reproduced", "direction holds", "direction does not hold",
+    "direction not judged", "too few runs", "no published number", "not run",
 )  # fmt: skip
 RULES = {
     "above": "the last epoch of the method lies above that of each of the others, by more than "
@@ -70,7 +70,8 @@ class Number:
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim of a paper: `shows` says what would show it, `kind` is order, number or shape."""
+    """One claim of a paper: `shows` says what would show it, `kind` is order, number or shape,
+    `page` names the notebooks (parted by spaces) that look at it outside the rules."""
 
     paper: str
     id: str
@@ -82,6 +83,7 @@ class Claim:
     needs: str
     kind: str
     target: str
+    page: str
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,9 @@ _FILES: dict[type, str] = {
     Number: "numbers.csv", Claim: "claims.csv", Cell: "cells.csv", Missing: "missing.csv",
     Check: "checks.csv",
 }  # fmt: skip
-_MAY_BE_EMPTY = {"note", "target", "options", "why_not", "others", "left_out"}  # text columns
+_MAY_BE_EMPTY = {  # text columns
+    "note", "target", "options", "why_not", "others", "left_out", "page",
+}  # fmt: skip
 _ALLOWED = {
     "paper": PAPERS, "confidence": CONFIDENCE, "kind": ("order", "number", "shape"),
     "rule": tuple(RULES),
