@@ -81,9 +81,7 @@ class Settings(engine.Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.warm_start not in ("released", "intended"):
-            raise ValueError(f"unknown warm_start {self.warm_start!r}; "
-                             "allowed: released, intended.")
+        engine.check_choices(self, {"warm_start": ("released", "intended")})
         if not self.ring <= self.relabel_from < self.relabel_epochs:
             raise ValueError(f"relabel_from must lie between ring ({self.ring}) and "
                              f"relabel_epochs ({self.relabel_epochs}), not at "

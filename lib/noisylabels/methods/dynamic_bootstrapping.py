@@ -50,8 +50,7 @@ class Settings(engine.Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.boot not in ("soft", "hard"):
-            raise ValueError(f"unknown boot {self.boot!r}; allowed: soft, hard.")
+        engine.check_choices(self, {"boot": ("soft", "hard")})
 
 
 def published(dataset: str, noise: str, rate: float) -> dict[str, Any]:

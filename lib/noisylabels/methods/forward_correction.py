@@ -43,8 +43,7 @@ class Settings(engine.Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.transition not in ("true", "estimated"):
-            raise ValueError(f"unknown transition {self.transition!r}; allowed: true, estimated.")
+        engine.check_choices(self, {"transition": ("true", "estimated")})
         if not 0 < self.anchor <= 1 or self.estimate_epochs < 1:
             raise ValueError("anchor must lie in (0, 1] and estimate_epochs be at least 1, not "
                              f"{self.anchor} and {self.estimate_epochs}.")

@@ -89,8 +89,7 @@ class Settings(engine.Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.policy not in ("autoaugment", "randaugment"):
-            raise ValueError(f"unknown policy {self.policy!r}; allowed: autoaugment, randaugment.")
+        engine.check_choices(self, {"policy": ("autoaugment", "randaugment")})
         if not 0 <= self.lambda_0 <= 1:
             raise ValueError(f"lambda_0 must lie in [0, 1], not {self.lambda_0}.")
 
