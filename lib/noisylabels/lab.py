@@ -234,7 +234,8 @@ def run(s: Setting, *, execution: engine.Execution | None = None, progress: Prog
     Args:
         execution: device, compilation; not part of the setting.
         signals: keep the method's per-sample signals with the record, and the losses after the
-            second, the middle and the last epoch.
+            second, the middle and the last of the recipe's epochs (a method in stages counts its
+            epochs through, so its recipe's last is not its own).
         again: train anew a run that is recorded as *failed* (a finished one is never retrained).
         waiting: called once when another process is training this very run; then we wait for it.
 

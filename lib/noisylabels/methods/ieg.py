@@ -30,6 +30,7 @@ its own crop instead of one on top of the weak view.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -167,6 +168,14 @@ def momentum_of(optimiser: torch.optim.Optimizer, quiet: Quiet) -> dict[str, Ten
     return {k: torch.zeros_like(quiet.weights[k]) if b is None else b for k, b in found.items()}
 
 
+def directional(f: Callable[[dict[str, Tensor]], tuple[Tensor, ...]],
+                weights: Mapping[str, Tensor], along: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    """How fast each output of f changes as the weights move along `along`: one forward pass."""
+    with torch.no_grad(), forward_ad.dual_level():
+        dual = {k: forward_ad.make_dual(w.detach(), along[k]) for k, w in weights.items()}
+        return tuple(forward_ad.unpack_dual(t).tangent for t in f(dual))
+
+
 @torch.compiler.disable
 def meta_gradients(quiet: Quiet, momentum: dict[str, Tensor], z: Tensor, x: Tensor, x_s: Tensor,
                    y: Tensor, g: Tensor, x_t: Tensor, y_t: Tensor, s: Settings
@@ -198,9 +207,7 @@ def meta_gradients(quiet: Quiet, momentum: dict[str, Tensor], z: Tensor, x: Tens
         z = quiet(x, theta)
         return losses_of(z, pseudo_label(z, quiet(x_s, theta), s) if s.pseudo_grad else g)
 
-    with torch.no_grad(), forward_ad.dual_level():            # one forward-mode pass
-        theta = {k: forward_ad.make_dual(weights[k].detach(), along[k]) for k in names}
-        d_l, d_d = (forward_ad.unpack_dual(t).tangent for t in at(theta))
+    d_l, d_d = directional(at, weights, along)                # one forward-mode pass
     return -s.look * d_l, -s.look / n * d_d
 
 
@@ -248,7 +255,7 @@ class Trusted:
 
 def train(task: engine.Task, s: Settings, log: Recorder) -> Network:
     net, opt = engine.start(s, task)
-    if task.precision == "bfloat16":  # forward mode refuses autocast; casts inside serve as well
+    if task.precision == "bfloat16":  # the same casts in every pass, forward mode among them
         networks.cast_convolutions(net, torch.bfloat16)
     quiet, trusted, average = Quiet(net), Trusted(task, s.batch_size), engine.WeightAverage(
         net, s.average)

@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.func import jvp
 
 from .. import engine, networks, objectives
 from ..recorder import Recorder
@@ -67,9 +66,9 @@ def train(task: engine.Task, s: Settings, log: Recorder) -> nn.Module:
         v = torch.autograd.grad(loss, list(ahead.values()))
         along = {k: d + s.weight_decay * ahead[k].detach()
                  for k, d in zip(ahead, v, strict=True)}
-        slope = jvp(lambda t: objectives.cross_entropy(quiet(x, t), y, "none"),
-                    (theta,), (along,))[1]
-        return ieg.coefficients(-s.look * slope.detach(), slope)[0]
+        slope, = ieg.directional(
+            lambda t: (objectives.cross_entropy(quiet(x, t), y, "none"),), theta, along)
+        return ieg.coefficients(-s.look * slope, slope)[0]
 
     @engine.step(opt, task)
     def step(i, x):
