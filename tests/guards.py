@@ -1,16 +1,22 @@
-"""What every method is held to without a GPU: no hidden waiting, no loop over samples, one maths.
+"""What every method is held to without a GPU: no hidden waiting, one device, no loop over samples.
 
 Each check runs the method's own loop: under fake tensors, where every hidden read of a value
-(`.item()`, a boolean index, `nonzero`) is an error; at two batch sizes, counting dispatched
-operations; compiled and eager, comparing losses.
+(`.item()`, a boolean index, `nonzero`) is an error; on the meta device, which stands for a GPU,
+where a tensor left on the host is found; at two batch sizes, counting dispatched operations;
+compiled and eager, comparing losses.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from contextlib import nullcontext
+
 import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from noisylabels import engine, methods, networks, views
 
@@ -89,6 +95,83 @@ def no_hidden_reads(method: str, monkeypatch, trusted: int = 0, **settings) -> N
     monkeypatch.setattr(engine, "start", start)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         assert run(method, a_task(trusted=trusted), **settings)
+
+
+class MetaGenerator(torch.Generator):
+    """A generator that says it draws on the meta device."""
+
+    device = torch.device("meta")
+
+
+class OneDevice(TorchDispatchMode):
+    """Refuses operations on tensors of both devices, and copies from the host within a step.
+
+    A host tensor without dimensions is a number; every device takes it along.
+    """
+
+    COPIES = ("_to_copy", "copy_")
+
+    def __init__(self):
+        super().__init__()
+        self.in_step = False
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        out = func(*args, **(kwargs or {}))
+        if name in self.COPIES:
+            away = any(x.device.type == "cpu" for x in given) and out.device.type == "meta"
+            assert not (away and self.in_step), f"{name} from the host within a step"
+        else:
+            there = {x.device.type for x in given if x.dim() or x.device.type != "cpu"}
+            assert len(there) < 2, f"{name} takes tensors of {sorted(there)}"
+        return out
+
+    def watch(self, step):
+        """`step`, as one during which nothing may come from the host."""
+        def watched(*inputs):
+            self.in_step = True
+            try:
+                return step(*inputs)
+            finally:
+                self.in_step = False
+        return watched
+
+
+class NoTables(TorchFunctionMode):
+    """Numbers given as a list are a copy from the host too, which dispatch does not see."""
+
+    def __init__(self, devices: OneDevice):
+        super().__init__()
+        self.devices = devices
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        where = torch.device((kwargs or {}).get("device") or "cpu").type
+        assert not (self.devices.in_step and func in (torch.tensor, torch.as_tensor)
+                    and where == "meta"), f"{func.__name__} within a step"
+        return func(*args, **(kwargs or {}))
+
+
+def one_device(method: str, monkeypatch, trusted: int = 0, **settings) -> None:
+    """Everything on the meta device, the method's code as it is but for what meta lacks."""
+    devices, step, sgd = OneDevice(), engine.step, torch.optim.SGD
+    autocast, clip = torch.autocast, torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(engine, "step", lambda *a, **k: (
+        lambda loss_of: devices.watch(step(*a, **k)(loss_of))))
+    monkeypatch.setattr(torch.optim, "SGD", lambda *a, fused, **k: sgd(*a, **k))
+    monkeypatch.setattr(torch, "autocast", lambda device, **k: (
+        nullcontext() if device == "meta" else autocast(device, **k)))
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda p, c, foreach: clip(p, c))
+    monkeypatch.setattr(engine.Task, "rng", lambda self, name: (
+        self.generators.setdefault(name, MetaGenerator())))
+    task = a_task(trusted=trusted)
+    task = dataclasses.replace(
+        task, images=task.images.to("meta"), y_given=task.y_given.to("meta"),
+        trusted=task.trusted and tuple(x.to("meta") for x in task.trusted),
+        transition=torch.eye(10, device="meta"))
+    with devices, NoTables(devices):
+        losses = run(method, task, **settings)
+    assert losses and all(x.device.type == "meta" for x in losses)
 
 
 def no_loop_over_samples(method: str, trusted: int = 0, **settings) -> None:

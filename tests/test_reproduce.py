@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+import noisylabels
 from conftest import REPO
 from noisylabels import __main__ as cli
 from noisylabels import engine, lab, paths, published, reproduce, runs
@@ -473,6 +474,16 @@ def test_a_child_dies_with_its_parent_however_that_dies(home):
     parent.stdout.close()
     with runs.lock(s, waiting=lambda: pytest.fail("the lock is still held")):
         assert planning.epochs_begun(s) >= 1
+
+
+def test_a_child_imports_this_very_package_wherever_it_runs(home, monkeypatch, tmp_path):
+    """Without what is installed (-S) the parent's copy is found, none of its modules bare."""
+    monkeypatch.setenv("PYTHONPATH", "lib")  # as in a checkout; means nothing elsewhere
+    said = subprocess.run([sys.executable, "-S", "-c", (
+        "import importlib.util, noisylabels\n"
+        "print(noisylabels.__file__, importlib.util.find_spec('reproduce'))")],
+        capture_output=True, text=True, env=workers.environment(), cwd=tmp_path)  # fmt: skip
+    assert said.stdout.split() == [noisylabels.__file__, "None"], said.stderr
 
 
 def test_a_child_of_a_dead_parent_does_not_begin(home):

@@ -18,6 +18,7 @@ import guards
 from conftest import REPO
 from noisylabels import engine, lab, methods, objectives, recorder, runs, views
 from noisylabels.engine import Recipe
+from noisylabels.methods import dividemix
 from noisylabels.recorder import Recorder, Truth
 
 NUMBERS = ("test", "val", "loss", "clean_fit", "wrong_fit", "wrong_corrected", "lr")
@@ -341,6 +342,46 @@ def test_an_epoch_never_waits_for_the_host(method, monkeypatch):
 def test_the_guard_above_sees_a_hidden_read():
     with FakeTensorMode(), pytest.raises(DataDependentOutputException):
         torch.rand(3).sum().item()
+
+
+@pytest.mark.parametrize("method", methods.NAMES)
+def test_every_tensor_of_a_method_is_on_its_device(method, monkeypatch):
+    """The digits schedule (of DivideMix's kin one epoch after the warm-up): every phase is met."""
+    options = dict(lab.setting(method).options)
+    if "warm_up" in options:
+        options["epochs"] = options["warm_up"] + 1
+    s = lab.setting(method, **options)
+    monkeypatch.setattr(dividemix, "divide", lambda w, tau, batch: (  # it may read one number
+        w.argsort()[:len(w) // 2], w.argsort()[len(w) // 2:]))
+    guards.one_device(method, monkeypatch, 4 * s.trusted_per_class, **s.options)
+
+
+def test_the_guard_above_sees_a_tensor_left_on_the_host(monkeypatch):
+    elsewhere, module = torch.arange(64) % 10, methods.get("cross_entropy")
+
+    def train_with(labels_of):
+        def train(task, s, log):
+            net, opt = engine.start(s, task)
+
+            @engine.step(opt, task)
+            def step(i, x):
+                return objectives.cross_entropy(net(x), labels_of(task, i))
+
+            for _ in log.epochs(1):
+                for i, x in task.batches(32):
+                    log.loss(step(i, x))
+        monkeypatch.setattr(module, "train", train)
+        with monkeypatch.context() as patched:
+            guards.one_device("cross_entropy", patched)
+
+    train_with(lambda task, i: task.y_given[i])
+    for wrong, words in {
+        lambda task, i: elsewhere[i]: "index takes tensors of",
+        lambda task, i: elsewhere.to(i.device)[i]: "_to_copy from the host within a step",
+        lambda task, i: torch.tensor([0] * 32, device=i.device): "tensor within a step",
+    }.items():
+        with pytest.raises(AssertionError, match=words):
+            train_with(wrong)
 
 
 @pytest.mark.parametrize("method", BASELINES)

@@ -117,7 +117,7 @@ def environment() -> dict[str, str]:
     """One thread a process, the same project folder, this very package."""
     from .. import paths
 
-    package = str(Path(__file__).resolve().parents[1])
+    package = str(Path(__file__).resolve().parents[2])
     mine = os.environ.get("PYTHONPATH")
     return {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
             "NOISYLABELS_HOME": str(paths.home()),
