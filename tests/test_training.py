@@ -169,6 +169,10 @@ def test_signals_are_kept_when_asked_for(home):
     assert wrong.mean() == pytest.approx(run.info["realised_rate"], abs=1e-4)
     assert all(len(v) == run.info["samples"] for v in run.signals.values())
     assert run.signals["loss-4"][wrong].mean() > run.signals["loss-4"][~wrong].mean()
+    # stages are counted through: three epochs of relabelling, two of training
+    stages = lab.run(quick("joint_optimisation", relabel_epochs=3, relabel_from=1, ring=1,
+                           epochs=2), signals=True)
+    assert set(stages.signals) >= {"wrong", "loss-2", "loss-5"} and len(stages.epochs["loss"]) == 5
 
 
 def test_three_seeds_vary_apart(home):

@@ -125,7 +125,7 @@ class Execution:
         if device.split(":")[0] not in ("cpu", "cuda"):
             raise ValueError(f"unknown device {device!r}; allowed: auto, cpu, cuda, cuda:k.")
         if self.graph and not device.startswith("cuda"):
-            raise ValueError("a captured step (graph=True, --graph) needs a GPU; leave it out here.")
+            raise ValueError("graph=True (--graph) captures CUDA graphs: it needs a GPU.")
         return dataclasses.replace(self, device=device)
 
 

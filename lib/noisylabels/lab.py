@@ -109,6 +109,12 @@ def settings_of(s: Setting) -> Any:
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in s.options.items()})
 
 
+def total_epochs(s: Setting) -> int:
+    """All epochs of all stages."""
+    counted = getattr(methods.get(s.method), "total_epochs", None)
+    return int(counted(settings_of(s)) if counted else s.options["epochs"])
+
+
 def noise_kinds(dataset: str) -> tuple[str, ...]:
     """The noise kinds a setting may name for that dataset."""
     human = tuple(f"human-{w}" for w in datasets.HUMAN_LABELS.get(dataset, ()))
@@ -234,8 +240,7 @@ def run(s: Setting, *, execution: engine.Execution | None = None, progress: Prog
     Args:
         execution: device, compilation; not part of the setting.
         signals: keep the method's per-sample signals with the record, and the losses after the
-            second, the middle and the last of the recipe's epochs (a method in stages counts its
-            epochs through, so its recipe's last is not its own).
+            second, the middle and the last epoch (stages are counted through).
         again: train anew a run that is recorded as *failed* (a finished one is never retrained).
         waiting: called once when another process is training this very run; then we wait for it.
 
@@ -250,7 +255,7 @@ def run(s: Setting, *, execution: engine.Execution | None = None, progress: Prog
             return there
         checkpoints = paths.cache_dir() / "checkpoints" / s.key
         task, truth = prepare(s, execution)
-        epochs = settings_of(s).epochs
+        epochs = total_epochs(s)
         log = Recorder(task, truth, checkpoints, progress,
                        losses_at=(2, max(2, epochs // 2), epochs) if signals else ())
         info = facts(s, task, truth)
