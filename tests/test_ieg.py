@@ -211,7 +211,7 @@ def test_one_whole_step_against_a_plain_recomputation():
 
 def test_cycle_ends_and_rates_as_published():
     s = Settings()
-    assert ieg.cycle_ends(s, 200_000) == [500, 1250, 2375, 4062, 6594, 10391, 16086, 24629, 37443,
+    assert ieg.cycle_ends(s, 200_000) == [500, 1250, 2375, 4063, 6594, 10391, 16086, 24629, 37443,
                                           56665, 85498, 128746, 193620]
     assert ieg.learning_rate(0, s.steps, s) == 0.1
     assert ieg.learning_rate(250, s.steps, s) == pytest.approx(0.05)
@@ -219,6 +219,20 @@ def test_cycle_ends_and_rates_as_published():
     assert ieg.learning_rate(128_747, 200_000, s) == pytest.approx(0.0282, abs=1e-4)
     free = Settings(steps=0, cycle=0)
     assert ieg.cycle_ends(free, 475) == [100, 250, 475], "three cycles fill the training"
+    for wrong in ({"growth": 0.5}, {"cycle": -1}, {"steps": -1}):
+        with pytest.raises(ValueError, match="must be at least"):
+            Settings(**wrong)
+
+
+@pytest.mark.parametrize("method", ["ieg", "mixmatch"])
+def test_epochs_that_are_asked_for_take_the_place_of_steps(method):
+    published = lab.setting(method, "cifar100", rate=0.4, budget="paper")
+    assert published.options["steps"] == 85_498
+    assert lab.total_epochs(published, 49_000) == 175 and lab.total_epochs(published, 9_000) == 950
+    short = lab.setting(method, "cifar100", rate=0.4, budget="paper", epochs=5)
+    assert short.options["steps"] == 0 and lab.total_epochs(short, 49_000) == 5
+    both = lab.setting(method, "cifar100", rate=0.4, budget="paper", epochs=5, steps=100)
+    assert both.options["steps"] == 100 and lab.total_epochs(both, 49_000) == 1
 
 
 def test_mixup_coefficients_lie_in_the_upper_half():
@@ -254,11 +268,17 @@ def test_every_switch_trains_and_changes_something(switch):
     assert not torch.equal(base[:len(other)], other) or "steps" in switch
 
 
-def test_bfloat16_chooses_nearly_the_same():
-    """The same first step in float32 and with bfloat16 convolutions."""
-    losses = [guards.run("ieg", guards.a_task(32, trusted=20, precision=p), **SMALL)[0].item()
-              for p in ("float32", "bfloat16")]
+def test_bfloat16_chooses_nearly_the_same(monkeypatch):
+    """The same first step in float32 and with bfloat16 convolutions: losses, weights, choices."""
+    losses, slopes, real = [], [], ieg.meta_gradients
+    monkeypatch.setattr(ieg, "meta_gradients", lambda *a: slopes.append(real(*a)) or slopes[-1])
+    for precision in ("float32", "bfloat16"):
+        task = guards.a_task(32, trusted=20, precision=precision)
+        losses.append(guards.run("ieg", task, **SMALL)[0].item())
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    (omega, lam), (omega_16, lam_16) = slopes[0], slopes[len(slopes) // 2]
+    assert ((lam < 0) == (lam_16 < 0)).float().mean() >= 0.9
+    assert torch.cosine_similarity(omega, omega_16, 0) > 0.95
 
 
 @pytest.mark.parametrize("method", METHODS)

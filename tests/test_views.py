@@ -28,7 +28,7 @@ ALL = {
     "cutout": Cutout.fixmatch(),
     "cutout-ieg": Cutout.ieg(),
     "randaugment": RandAugment.fixmatch(),
-    "randaugment-ieg": RandAugment.ieg(),
+    "randaugment-ieg": RandAugment.ieg(100),
     "autoaugment": AutoAugment(),
     "autoaugment-sanm": AutoAugment.sanm(),
     "autoaugment-ieg": AutoAugment.ieg(),
@@ -176,7 +176,7 @@ def test_a_whole_view_equals_pillow_given_its_draws():
     x = pictures(3, 32, 32, 120)
     for view, fill in [
         (RandAugment.fixmatch(), 0),
-        (RandAugment.ieg(), 128),
+        (RandAugment.ieg(100), 128),
         (RandAugment(num_ops=3, fill=9), 9),
         (AutoAugment(), 0),
         (AutoAugment.sanm(), 128),
@@ -369,7 +369,7 @@ def test_randaugment_probability_at_its_ends(probability):
 def test_ieg_shares_operations_and_levels_in_a_batch_but_not_their_application():
     seen, signs = set(), set()
     for seed in range(40):
-        code, magnitude = RandAugment.ieg().draw(200, (32, 32), seeded(seed))
+        code, magnitude = RandAugment.ieg(200).draw(200, (32, 32), seeded(seed))
         for stage in range(2):
             kinds = set(code[stage].tolist()) - {CODE["Identity"]}
             assert len(kinds) <= 1
@@ -381,6 +381,21 @@ def test_ieg_shares_operations_and_levels_in_a_batch_but_not_their_application()
                 assert 0.3 < share < 0.7
     assert seen == {CODE[name] for name in views.POOL} - {CODE["Identity"]}
     assert signs == {1, 2}  # a signed operation goes both ways within one batch
+
+
+def test_ieg_draws_anew_for_each_batch_of_a_chunk():
+    """Two batches of 80 and one of 40 in one call, as an epoch's views are made."""
+    together = 0
+    for seed in range(30):
+        code, magnitude = RandAugment.ieg(80).draw(200, (32, 32), seeded(seed))
+        each = [{(c, m) for c, m in zip(code[0, part].tolist(), magnitude[0, part].abs().tolist(),
+                                        strict=True) if c != CODE["Identity"]}
+                for part in (slice(0, 80), slice(80, 160), slice(160, 200))]
+        assert all(len(kinds) <= 1 for kinds in each)
+        together += len(set.union(*each)) < 2
+    assert together < 10  # the same in all three: by chance alone
+    with pytest.raises(ValueError, match="shared must be 1 or more, not 0"):
+        RandAugment(shared=0)
 
 
 def test_autoaugment_draws_the_published_policies_with_their_chances():
@@ -553,7 +568,7 @@ def test_the_pixel_work_is_the_same_on_a_gpu():
 
 def test_views_are_values():
     assert Chain((Weak(), Cutout())) == Chain((Weak(), Cutout()))
-    assert len({Weak(), Weak(), Weak(pad=1), RandAugment.ieg(), AutoAugment.ieg()}) == 4
+    assert len({Weak(), Weak(), Weak(pad=1), RandAugment.ieg(100), AutoAugment.ieg()}) == 4
     assert repr(Weak(pad=1, flip=False)).startswith("Weak(pad=1, flip=False")
 
 

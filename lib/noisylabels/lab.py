@@ -87,7 +87,10 @@ def setting(method: str, dataset: str = "digits", noise: str = "symmetric", rate
             values |= module.scaled(budget, dataset, noise, rate)
     else:
         values |= BUDGETS["paper"]
-    values |= _typed(module.Settings, options)
+    asked = _typed(module.Settings, options)
+    if "epochs" in asked and hasattr(module.Settings, "steps"):
+        values["steps"] = 0  # a length in epochs takes the place of one in steps
+    values |= asked
     resolved = module.Settings(**values)
     if trusted_per_class is None:
         wanted = getattr(module, "trusted_per_class", None)
@@ -109,10 +112,10 @@ def settings_of(s: Setting) -> Any:
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in s.options.items()})
 
 
-def total_epochs(s: Setting) -> int:
-    """All epochs of all stages."""
+def total_epochs(s: Setting, samples: int) -> int:
+    """All epochs of all stages, with so many training samples."""
     counted = getattr(methods.get(s.method), "total_epochs", None)
-    return int(counted(settings_of(s)) if counted else s.options["epochs"])
+    return int(counted(settings_of(s), samples) if counted else s.options["epochs"])
 
 
 def noise_kinds(dataset: str) -> tuple[str, ...]:
@@ -255,7 +258,7 @@ def run(s: Setting, *, execution: engine.Execution | None = None, progress: Prog
             return there
         checkpoints = paths.cache_dir() / "checkpoints" / s.key
         task, truth = prepare(s, execution)
-        epochs = total_epochs(s)
+        epochs = total_epochs(s, len(task))
         log = Recorder(task, truth, checkpoints, progress,
                        losses_at=(2, max(2, epochs // 2), epochs) if signals else ())
         info = facts(s, task, truth)

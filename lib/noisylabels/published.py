@@ -113,7 +113,7 @@ class Cell:
         """Keyword arguments of `lab.setting` for this cell at that budget, without the seed.
 
         The cell's own options are added, at the paper budget with its validation share; other
-        budgets have a network and a schedule of their own and leave these two options out.
+        budgets have a network, a schedule and a weight decay of their own and leave these out.
         Raises ValueError for a cell that cannot be run here (`why_not` says why) and for an
         unknown budget.
         """
@@ -127,7 +127,8 @@ class Cell:
         if budget == "paper":
             out["val_fraction"] = self.val
         else:
-            options = {k: v for k, v in options.items() if k not in ("network", "schedule")}
+            own = ("network", "schedule", "weight_decay")
+            options = {k: v for k, v in options.items() if k not in own}
         return out | options
 
 

@@ -74,15 +74,16 @@ def labels(data: Dataset, index: Tensor, noise: str, rate: float, seed: int,
            execution: engine.Execution | None = None) -> tuple[Tensor, str]:
     """The given labels int64 (N,) of the training images `index` (N,), and a note for the record.
 
-    They are kept in data/cache under a checksum of all that they depend on, so the generator is
-    trained once on a machine. Raises ValueError for a noise or a rate that there is not.
+    They are kept in data/cache under a checksum of images, labels and settings: the generator is
+    trained once on a machine (on another device it may give a few images another label). Raises
+    ValueError for a noise or a rate that there is not.
     """
     if noise not in kinds(data.name):
         raise ValueError(f"unknown generator {noise!r}; allowed: {', '.join(kinds(data.name))}.")
     network = NETWORK[data.name] if noise == "semantic" else noise.removeprefix("semantic-")
     y_true = data.y_train[index]
     clean = taught(y_true, rate, data.num_classes, seed)
-    if rate == 0:
+    if clean.all():
         return y_true.clone(), "no label was given by a network"
     what = [FORMAT, data.name, network, rate, seed, STEPS, BATCH_SIZE, LR, WEIGHT_DECAY]
     images = data.x_train[index]

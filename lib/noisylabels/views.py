@@ -332,8 +332,8 @@ class RandAugment:
     The level is a uniform integer in `levels` (both ends in) of 10; rotation, shear and
     translation take a random sign. `style` maps levels to magnitudes: "fixmatch" (as in SANM:
     4-7 bits, factors .14-.86) or "ieg" (1-4 bits, factors .28-1.72). `fill` is the grey level of
-    holes (None: 0 for fixmatch, 128 for ieg). With `shared` the operations and levels are drawn
-    once for the batch, as IEG does; application and sign stay per sample.
+    holes (None: 0 for fixmatch, 128 for ieg). Each `shared` samples in a row have the same operations
+    and levels, as IEG's batches do; application and sign stay per sample.
     """
 
     num_ops: int = 2
@@ -341,12 +341,13 @@ class RandAugment:
     probability: float = 0.5
     levels: tuple[int, int] = (1, 9)
     fill: int | None = None
-    shared: bool = False
+    shared: int = 1
     ops: tuple[str, ...] = POOL
 
     def __post_init__(self) -> None:
         _choose("style", self.style, _RAND_STYLES)
         _need(self.num_ops >= 1, f"num_ops must be 1 or more, not {self.num_ops}")
+        _need(self.shared >= 1, f"shared must be 1 or more, not {self.shared}")
         _need(0 <= self.probability <= 1, f"probability must be in 0..1, not {self.probability}")
         low, high = self.levels
         _need(
@@ -363,20 +364,20 @@ class RandAugment:
         return cls(style="fixmatch")
 
     @classmethod
-    def ieg(cls) -> RandAugment:
-        """IEG's alternative to AutoAugment: the same two operations and levels for the batch.
+    def ieg(cls, batch_size: int) -> RandAugment:
+        """IEG's alternative to AutoAugment: the same two operations and levels for a batch.
 
         Declared difference: holes are mid-grey at once; in the official code a second operation
         still sees them black.
         """
-        return cls(style="ieg", shared=True)
+        return cls(style="ieg", shared=batch_size)
 
     def draw(
         self, n: int, size: tuple[int, int], generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Codes into `OPS` (num_ops,n) int64 and magnitudes (num_ops,n) float64 in their units."""
         device = generator.device
-        drawn, every = (self.num_ops, 1 if self.shared else n), (self.num_ops, n)
+        drawn, every = (self.num_ops, -(-n // self.shared)), (self.num_ops, n)
         which = torch.randint(len(self.ops), drawn, generator=generator, device=device)
         low, high = self.levels
         level = torch.randint(high - low + 1, drawn, generator=generator, device=device)
@@ -384,7 +385,7 @@ class RandAugment:
         table = torch.tensor(
             _rand_rows(self.style, self.ops, self.levels, size), dtype=torch.float64
         ).to(device, non_blocking=True)
-        rows = table[which, level].expand(*every, 3)
+        rows = table[which, level].repeat_interleave(self.shared, 1)[:, :n]
         return _finish(rows, applied, _signs(every, generator))
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:

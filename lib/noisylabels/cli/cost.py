@@ -50,6 +50,11 @@ def images(s: Setting) -> Images:
     return Images(max(0, chosen - trusted - val), val, trusted, test, total)
 
 
+def total_epochs(s: Setting) -> int:
+    """All epochs of all stages."""
+    return lab.total_epochs(s, images(s).train)
+
+
 # ------------------------------------------------------------------------------ from recorded runs
 
 
@@ -66,7 +71,7 @@ def recorded(s: Setting, device: str) -> tuple[float, int] | None:
     for run in runs.find(method=s.method, dataset=s.dataset, **same):
         if run.info.get("hardware") == here and run.info.get("epochs"):
             epoch = run.info["seconds"] / run.info["epochs"]
-            times.append(epoch * work / _work(images(run.setting)) * lab.total_epochs(s))
+            times.append(epoch * work / _work(images(run.setting)) * total_epochs(s))
     return (statistics.median(times), len(times)) if times else None
 
 
@@ -157,7 +162,7 @@ def of_setting(s: Setting, timing: Timing) -> float | None:
         return None
     _, _, _, channels, pixels = SIZES[s.dataset]
     each = timing.of(s.options["network"], channels, pixels)
-    return lab.total_epochs(s) * _work(images(s), factor) * each
+    return total_epochs(s) * _work(images(s), factor) * each
 
 
 def dataset_of(budget: str) -> str:

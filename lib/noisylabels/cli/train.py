@@ -285,10 +285,9 @@ def announcement(s: runs.Setting, execution: Any, plan: str) -> str:
 
 def expected(s: runs.Setting, execution: Any, begun: int, timed: bool) -> str:
     """How long it takes: from the records, or by a short timing when there is time for one."""
-    from .. import lab
     from . import cost
 
-    share = max(0.0, 1 - begun / max(1, lab.total_epochs(s)))
+    share = max(0.0, 1 - begun / max(1, cost.total_epochs(s)))
     if (known := cost.recorded(s, execution.device)) is not None:
         like = common.count(known[1], "recorded run")
         return f"about {common.duration(known[0] * share)} (from {like} like it on this machine)"

@@ -100,7 +100,7 @@ def scaled(budget: str, dataset: str, noise: str, rate: float) -> dict[str, Any]
             "lr": {"smoke": 0.05, "laptop": 0.05, "fast": 0.02}[budget]}
 
 
-def total_epochs(s: Settings) -> int:
+def total_epochs(s: Settings, samples: int = 0) -> int:
     """Warm-up included."""
     return s.epochs
 

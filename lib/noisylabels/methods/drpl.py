@@ -106,7 +106,7 @@ def scaled(budget: str, dataset: str, noise: str, rate: float) -> dict[str, Any]
             "epochs": s3, "milestones": (s3 // 2 + 1, s3 * 3 // 4 + 1), "warm_epochs": 3}
 
 
-def total_epochs(s: Settings) -> int:
+def total_epochs(s: Settings, samples: int = 0) -> int:
     """Epochs of all stages together."""
     warm = 2 * s.warm_epochs if s.warm_start == "intended" else 0
     return s.relabel_epochs + s.split_epochs + s.epochs + warm

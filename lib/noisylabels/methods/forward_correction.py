@@ -59,7 +59,7 @@ def scaled(budget: str, dataset: str, noise: str, rate: float) -> dict[str, Any]
     return {"estimate_epochs": {"smoke": 5, "laptop": 5, "fast": 8}[budget]}
 
 
-def total_epochs(s: Settings) -> int:
+def total_epochs(s: Settings, samples: int = 0) -> int:
     """Epochs, those of the estimate included."""
     return s.epochs + (s.estimate_epochs if s.transition == "estimated" else 0)
 

@@ -49,15 +49,17 @@ class Settings(engine.Recipe):
     """What IEG adds to the recipe; `lr` is the first cycle's peak, the floor is 0.
 
     Args:
-        steps: of the whole training; 0: `epochs` passes. cycle: steps of the first cycle, 0: three
-            cycles fill the training; growth, peak_decay: from one cycle to the next.
+        steps: of the whole training; 0: `epochs` passes (so it is when `epochs` is asked for).
+            cycle: steps of the first cycle, 0: three cycles fill the training; growth, peak_decay:
+            from one cycle to the next.
         tau, lambda_0: sharpening and the look-ahead's label share. look, look_momentum: a and mu.
         p, k: weights of L_u and of the consistency; data_weight: 1/2 in the code, 1 in the paper.
         rms: divide logits by their root mean square (code); square_mix: coefficient 1 - U^2 / 2
             (code) instead of Beta(mix_beta, mix_beta); pseudo_grad: let the look-ahead's gradient
             flow through g (code, apparently unintended).
         isolation: samples with omega below it alone feed L_u (paper); None: all (code).
-        policy: `autoaugment` or `randaugment`. average: decay of the averaged weights.
+        policy: of the strong view: `autoaugment`, `randaugment`, or `none`, a second weak view, as
+            MixMatch has it. average: decay of the averaged weights.
         reweight, relabel, mix: switches of the ablations.
     """
 
@@ -90,7 +92,10 @@ class Settings(engine.Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        engine.check_choices(self, {"policy": ("autoaugment", "randaugment")})
+        engine.check_choices(self, {"policy": ("autoaugment", "randaugment", "none")})
+        for name, least in {"steps": 0, "cycle": 0, "growth": 1}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}.")
         if not 0 <= self.lambda_0 <= 1:
             raise ValueError(f"lambda_0 must lie in [0, 1], not {self.lambda_0}.")
 
@@ -106,7 +111,7 @@ def published(dataset: str, noise: str, rate: float) -> dict[str, Any]:
 
 
 def scaled(budget: str, dataset: str, noise: str, rate: float) -> dict[str, Any]:
-    """Three cycles over the budget's epochs; a step costs seven of cross entropy's.
+    """Three cycles over the budget's epochs; a step costs about eight of cross entropy's.
 
     On the laptop p and k are 1: with 5 and 20 the guesses still agree on a class or two when
     its few steps are over.
@@ -115,6 +120,11 @@ def scaled(budget: str, dataset: str, noise: str, rate: float) -> dict[str, Any]
     return {"steps": 0, "cycle": 0, "epochs": epochs, "lr": lr, "average": 0.99,
             **({"p": 1.0, "k": 1.0} if budget == "laptop" else {}),
             **({"network": "wrn28-2"} if budget == "fast" else {})}
+
+
+def total_epochs(s: Settings, samples: int) -> int:
+    """Passes over so many samples, the last one cut short by `steps`."""
+    return -(-s.steps // -(-samples // s.batch_size)) if s.steps else s.epochs
 
 
 def learning_rate(step: int, total: int, s: Settings) -> float:
@@ -131,7 +141,7 @@ def cycle_ends(s: Settings, total: int) -> list[int]:
     length, ends = float(s.cycle or total / (1 + s.growth + s.growth**2)), []
     end = length
     while end <= total + 1e-6:
-        ends.append(round(end))
+        ends.append(int(end + 0.5))
         length *= s.growth
         end += length
     return ends
@@ -219,8 +229,11 @@ def coefficients(d_omega: Tensor, d_lambda: Tensor) -> tuple[Tensor, Tensor]:
 
 def strong_view(task: engine.Task, s: Settings) -> views.View:
     """The policy, then crop, flip and cutout; on images that are not 32 wide, cutout of half."""
+    if s.policy == "none":
+        return task.weak
     size = task.images.shape[-1]
-    policy = views.AutoAugment.ieg() if s.policy == "autoaugment" else views.RandAugment.ieg()
+    policy = (views.AutoAugment.ieg() if s.policy == "autoaugment" else
+              views.RandAugment.ieg(s.batch_size))
     if size == 32:
         return views.Chain((policy, views.Weak.ieg_strong(), views.Cutout.ieg()))
     return views.Chain((task.weak, policy, views.Cutout.ieg(size // 2)))
@@ -308,7 +321,7 @@ def train(task: engine.Task, s: Settings, log: Recorder) -> Network:
 
     per_epoch = -(-len(task) // s.batch_size)
     total = s.steps or s.epochs * per_epoch
-    epochs = -(-total // per_epoch)
+    epochs = total_epochs(s, len(task))
     strong = strong_view(task, s)
     for epoch in log.epochs(epochs, net, opt, average, kept, trusted.at, predict=average.module):
         for k, (i, x, x_s) in enumerate(task.batches(s.batch_size, task.weak, strong)):
@@ -318,5 +331,6 @@ def train(task: engine.Task, s: Settings, log: Recorder) -> Network:
             engine.set_lr(opt, learning_rate(now, total, s))
             log.loss(step(i, x, x_s))
             average.update(net)
-        log.p_clean(kept)
+        if s.data_weight:
+            log.p_clean(kept)
     return average.module

@@ -79,7 +79,7 @@ def scaled(budget: str, dataset: str, noise: str, rate: float) -> dict[str, Any]
             "relabel_lr": lr, "epochs": s2}
 
 
-def total_epochs(s: Settings) -> int:
+def total_epochs(s: Settings, samples: int = 0) -> int:
     """Epochs of both steps."""
     return s.relabel_epochs + s.epochs
 

@@ -9,8 +9,8 @@ of the trusted loss:
     omega_i = [a <grad l_i(theta), v>]_+ / sum          l_i = CE(y_given_i, z_i)
     L       = sum_i omega_i l_i
 
-The inner products come from one forward-mode pass, as in `ieg`. Schedule, momentum and batch size
-are IEG's: L2R's own settings were not available.
+The inner products come from one forward-mode pass, as in `ieg`. Momentum and batch size are IEG's,
+the schedule is one cosine, weights are not averaged: L2R's own settings were not available.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ nothing of a noisy label is used. It shows what those labels, most of them wrong
 
     L = L_p + p L_u + k KL        with IEG's mixup, pseudo-labels and, for k > 0, its consistency
 
-k = 0 is MixMatch with IEG's two views; k = 20, the default, is the stronger "MixMatch-KL" of IEG's
-comparison (its numbers: 92.4 on CIFAR-10 with 0.1k, 57.6 on CIFAR-100 with 1k trusted samples,
-relayed by a third person).
+k = 0 and policy = "none", two weak views, is MixMatch itself; k = 20, the default, is the stronger
+"MixMatch-KL" of IEG's comparison, with the strong view (its numbers: 92.4 on CIFAR-10 with 0.1k,
+57.6 on CIFAR-100 with 1k trusted samples, relayed by a third person).
 
 Nothing but the trusted samples holds the guesses down here. With IEG's own p = 5 or k = 20 they
 all agree on one class from the first epoch on the digits, so the smoke budget takes p = k = 1,
@@ -22,6 +22,7 @@ from typing import Any
 from . import ieg
 
 published, trusted_per_class = ieg.published, ieg.trusted_per_class
+total_epochs = ieg.total_epochs
 
 
 @dataclass(frozen=True)

@@ -195,7 +195,7 @@ class Estimates:
             self._seen.setdefault(_kind(run.setting), []).append(epoch)
 
     def of(self, s: Setting) -> Cost:
-        epochs = lab.total_epochs(s)
+        epochs = cost.total_epochs(s)
         if seen := self._seen.get(_kind(s)):
             each = statistics.median(seen) * _work(s)
             return Cost(each * epochs, each, "measured")
@@ -292,7 +292,7 @@ def make(selection: Selection, execution: engine.Execution, jobs: int, again: bo
         for s in group.settings:
             if s.key in finished or (s.key in failed and not again):
                 continue
-            todo = Todo(s, group, epochs_begun(s), lab.total_epochs(s), estimates.of(s))
+            todo = Todo(s, group, epochs_begun(s), cost.total_epochs(s), estimates.of(s))
             worth = (not todo.begun, group.priority, not partly, todo.cost.seconds, number,
                      s.split_seed)
             order.append((worth, todo))
