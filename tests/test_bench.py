@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import math
 import re
 import sys
 import threading
+import weakref
 from multiprocessing import Pipe
 
 import pytest
@@ -610,3 +612,38 @@ def test_a_wait_in_a_step_of_a_method_is_found_and_placed(monkeypatch):
 def test_views_of_the_table_are_the_methods_own(home):
     call, count = kernels._view(views.Weak())(small())
     assert count == 20 and call().shape == (20, 3, 32, 32)
+
+
+def test_a_captured_step_lives_as_long_as_its_graph(monkeypatch):
+    """A graph works on weights that lie outside it: whoever replays it must hold them."""
+    class Fake:
+        replays = 0
+
+        def __init__(self, *_):
+            pass
+
+        def wait_stream(self, other):
+            pass
+
+        def replay(self):
+            Fake.replays += 1
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    for name in ("Stream", "current_stream", "stream", "CUDAGraph", "graph"):
+        monkeypatch.setattr(torch.cuda, name, Fake)
+    net = torch.nn.Linear(2, 2)
+    gone = weakref.ref(net)
+    replay = loops.captured(lambda net=net: net(torch.zeros(1, 2)))
+    del net
+    gc.collect()
+    assert gone() is not None
+    replay()
+    assert Fake.replays == 1
+    del replay
+    gc.collect()
+    assert gone() is None

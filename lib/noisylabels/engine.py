@@ -302,6 +302,7 @@ class _Graphed:
     def __init__(self, function: Callable[..., Tensor], task: Task) -> None:
         self.function, self.task = function, task
         self.calls = 0
+        self.side: torch.cuda.Stream | None = None
         self.graph: torch.cuda.CUDAGraph | None = None
         self.inputs: list[Tensor] = []
         self.output: Tensor | None = None
@@ -314,23 +315,27 @@ class _Graphed:
             return self.function(*inputs)
         for mine, given in zip(self.inputs, inputs, strict=True):
             mine.copy_(given)
-        if self.graph is None:
-            self.calls += 1
-            if self.calls <= self.WARM_UP:
-                side = torch.cuda.Stream()
-                side.wait_stream(torch.cuda.current_stream())
-                with torch.cuda.stream(side):
-                    loss = self.function(*self.inputs)
-                torch.cuda.current_stream().wait_stream(side)
-                return loss
-            self.graph = torch.cuda.CUDAGraph()
-            for generator in self.task.generators.values():
-                self.graph.register_generator_state(generator)
-            with torch.cuda.graph(self.graph):
-                self.output = self.function(*self.inputs)
-        self.graph.replay()
+        with torch.cuda.device(self.task.device):
+            if self.graph is None and self.calls < self.WARM_UP:
+                return self._warm_up()
+            if self.graph is None:
+                self.graph = torch.cuda.CUDAGraph()
+                for generator in self.task.generators.values():
+                    self.graph.register_generator_state(generator)
+                with torch.cuda.graph(self.graph):
+                    self.output = self.function(*self.inputs)
+            self.graph.replay()
         assert self.output is not None
         return self.output.clone()
+
+    def _warm_up(self) -> Tensor:
+        self.calls += 1
+        self.side = self.side or torch.cuda.Stream()
+        self.side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.side):
+            loss = self.function(*self.inputs)
+        torch.cuda.current_stream().wait_stream(self.side)
+        return loss
 
 
 class WeightAverage:

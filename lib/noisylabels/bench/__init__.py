@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .timing import Bench
 
-GROUPS = ("ceilings", "loops", "kernels", "meta-gradient", "waits", "parity", "seeds", "teaching")
+GROUPS = ("ceilings", "loops", "seeds", "kernels", "meta-gradient", "parity", "waits", "teaching")
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:

@@ -147,7 +147,7 @@ def _pil(strong: bool) -> Callable[[Bench], tuple[Callable[[], object], int]]:
 
     def build(bench: Bench) -> tuple[Callable[[], object], int]:
         count = reference.workers(bench, 16)
-        data = loops.images(bench, 25_600 if count else bench.scaled(1_024, least=64), 100)
+        data = loops.images(bench, bench.scaled(25_600 if count else 1_024, least=64), 100)
         made = reference.loader(data, 64, count, False, strong=strong)
 
         def one_pass() -> None:

@@ -129,7 +129,12 @@ def captured(step: Callable[[], Any], warm_up: int = 3) -> Callable[[], None]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()
-    return graph.replay
+    return partial(_replay, graph, step)
+
+
+def _replay(graph: Any, step: Callable[[], Any]) -> None:
+    """`step` is only held: its weights lie outside the graph and must live as long."""
+    graph.replay()
 
 
 def floor(bench: Bench, compiled: bool = False) -> Callable[[], float]:

@@ -19,7 +19,7 @@ from .. import engine
 from . import loops
 from .timing import Bench, Entry
 
-PATIENCE = 240  # seconds within which a process must answer
+PATIENCE = 90  # seconds within which a process must answer
 
 
 class Streams:
@@ -148,10 +148,16 @@ class ProcessRound:
     """A round of `count` processes out of those the entries of a group share."""
 
     def __init__(self, bench: Bench, count: int, most: int = 4) -> None:
+        if (why := bench.shared.get("no processes")) is not None:
+            raise RuntimeError(why)  # once is enough: each try waits for all of them
         if bench.shared.get("processes") is None:
             execution = engine.Execution(str(bench.device), graph=bench.cuda)
-            bench.shared["processes"] = Processes(loops.recipe(bench), execution, bench.steps,
-                                                  max(5, bench.warm_up), most)
+            try:
+                bench.shared["processes"] = Processes(loops.recipe(bench), execution, bench.steps,
+                                                      max(5, bench.warm_up), most)
+            except RuntimeError as error:
+                bench.shared["no processes"] = str(error)
+                raise
         self.bench, self.count = bench, count
 
     def __call__(self) -> float:

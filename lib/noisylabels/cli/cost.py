@@ -144,7 +144,7 @@ def time_steps(
             torch.cuda.synchronize(device)
         return time.perf_counter()
 
-    done, begun = -2, 0.0  # the first two steps warm up
+    done, begun = -4 if execution.graph else -2, 0.0  # warming up; the fourth step is captured
     while True:
         for i, images_of_step in task.batches(batch_size):
             if done == 0:

@@ -130,7 +130,7 @@ def main(args: argparse.Namespace) -> int:
                     execution, args.signals and t.setting.init_seed == 0, args.again), board)
     notes = outcome_notes(outcome)
     print("\n" + "\n".join(notes), flush=True)
-    after = planning.make(selection, execution, jobs) if outcome.ended else plan
+    after = planning.make(selection, execution, jobs, before=plan) if outcome.ended else plan
     found = report.rows(after, budget, changes)
     print("\n" + report.text(found, budget), flush=True)
     if args.out is not None:

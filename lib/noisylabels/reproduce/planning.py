@@ -178,11 +178,12 @@ class Estimates:
     scaled by its counted operations.
     """
 
-    def __init__(self, execution: engine.Execution, jobs: int, recorded: Iterable[Run]) -> None:
+    def __init__(self, execution: engine.Execution, jobs: int, recorded: Iterable[Run],
+                 before: Estimates | None = None) -> None:
         self.execution, self.jobs = execution, jobs
         self.hardware = engine.hardware(execution.device)
         self._seen: dict[Any, list[float]] = {}
-        self._timings: dict[Any, cost.Timing] = {}
+        self._timings: dict[Any, cost.Timing] = before._timings if before else {}
         for run in recorded:
             self.learn(run)
 
@@ -274,16 +275,17 @@ class Plan:
         return [t for t in self.todo if t.group is group]
 
 
-def make(selection: Selection, execution: engine.Execution, jobs: int, again: bool = False
-         ) -> Plan:
+def make(selection: Selection, execution: engine.Execution, jobs: int, again: bool = False,
+         before: Plan | None = None) -> Plan:
     """What is recorded, what is begun, what is to do, in order of worth.
 
     First what was begun; then by priority, cells of which some seeds are recorded first, then the
-    cheapest; the seeds of a cell stay together. Failed runs are to do only with `again`.
+    cheapest; the seeds of a cell stay together. Failed runs are to do only with `again`. What was
+    timed for a plan `before` is not timed again.
     """
     recorded = runs.find(finished=False)
     wanted = {s.key for s in selection.settings}
-    estimates = Estimates(execution, jobs, recorded)
+    estimates = Estimates(execution, jobs, recorded, before.estimates if before else None)
     finished = {r.setting.key: r for r in recorded if r.finished and r.setting.key in wanted}
     failed = {r.setting.key: r for r in recorded if not r.finished and r.setting.key in wanted}
     order = []
