@@ -57,7 +57,20 @@ def test_settings_by_noise_level(dataset, noise, rate, lambda_u):
     assert [s[k] for k in ("epochs", "batch_size", "lr", "momentum", "weight_decay", "schedule",
                            "temperature", "mix_alpha", "ramp")] == [
         300, 64, 0.02, 0.9, 5e-4, "steps", 0.5, 4.0, 16]
-    assert s["milestones"] == (150,)
+    assert s["milestones"] == (151,)
+
+
+def test_the_rate_drops_after_150_epochs():
+    """The official code counts epochs from 0 and drops from number 150 on."""
+    s = lab.settings_of(lab.setting("dividemix", "cifar10", "symmetric", 0.5, "paper"))
+    assert [s.lr_at(e) for e in (1, 150, 151, 300)] == pytest.approx([0.02, 0.02, 0.002, 0.002])
+
+
+@pytest.mark.parametrize("warm_up", [-1, 4])
+def test_a_warm_up_longer_than_the_training_is_refused(warm_up):
+    with pytest.raises(ValueError, match=f"0 <= warm_up <= epochs must hold, not {warm_up} and 3"):
+        settings(warm_up=warm_up)
+    assert settings(warm_up=3).warm_up == 3
 
 
 def test_scaled_schedules():
@@ -314,6 +327,17 @@ def test_warm_up_on_asymmetric_noise_adds_the_negative_entropy():
     got = [guards.run("dividemix", a_task(), **{**QUICK, "epochs": 1, "batch_size": 32,
                                                 "entropy_penalty": on})[0] for on in (0, 1)]
     assert (got[1] - got[0]).item() == pytest.approx(extra, abs=1e-5)
+
+
+def test_the_gradient_is_clipped_in_the_warm_up_alone():
+    def moved(clip, **stage):
+        s = settings(epochs=1, clip=clip, weight_decay=0.0, **stage)
+        net, start = dividemix.train(a_task(), s, guards.Losses()), engine.start(s, a_task())[0]
+        return max((a - b).abs().max().item() for a, b in zip(
+            net.parameters(), start.parameters(), strict=True))
+
+    assert moved(1e-9, warm_up=1) < 1e-8 < 1e-3 < moved(0.0, warm_up=1)
+    assert moved(1e-9, warm_up=0) == moved(0.0, warm_up=0) > 1e-3
 
 
 @pytest.mark.parametrize("switch", [

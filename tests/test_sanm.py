@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 import guards
 from guards import a_task
-from noisylabels import engine, lab, networks, objectives, paths, runs
+from noisylabels import engine, lab, networks, objectives, paths, runs, views
 from noisylabels.methods import dividemix, sanm
 from noisylabels.methods.sanm import Settings
 from test_dividemix import QUICK, captured, half, resumes_exactly
@@ -401,6 +401,33 @@ def test_published_settings(dataset, noise, rate, changed):
     assert (plain["epochs"], plain["lambda_rec"], plain["clip"]) == (361, 0.02, 1.0)
 
 
+@pytest.mark.parametrize("budget, epochs, warm_up, ramp, batch, lr", [
+    ("smoke", 20, 5, 6, 32, 0.05), ("laptop", 8, 4, 4, 64, 0.05), ("fast", 30, 5, 10, 64, 0.02)])
+def test_scaled_schedules(budget, epochs, warm_up, ramp, batch, lr):
+    data = "digits" if budget == "smoke" else "cifar10"
+    s = lab.settings_of(lab.setting("sanm", data, "symmetric", 0.6, budget))
+    assert (s.epochs, s.warm_up, s.ramp, s.batch_size, s.lr) == (epochs, warm_up, ramp, batch, lr)
+    host = lab.settings_of(lab.setting("dividemix", data, "symmetric", 0.6, budget))
+    assert (host.warm_up, host.ramp, host.batch_size, host.lr) == (warm_up, ramp, batch, lr)
+
+
+def test_the_rate_drops_after_150_epochs():
+    s = lab.settings_of(lab.setting("sanm", "cifar100", "symmetric", 0.5, "paper"))
+    assert [s.lr_at(e) for e in (1, 150, 151, 361)] == pytest.approx([0.02, 0.02, 0.002, 0.002])
+
+
+def test_views_of_a_sample(monkeypatch):
+    """Training: AutoAugment twice, RandAugment with cutout twice; guesses: AutoAugment twice."""
+    task = a_task()
+    auto = views.Chain((task.weak, views.AutoAugment("sanm")))
+    for name, expected in (("strong4", (auto, auto, task.strong, task.strong, auto, auto)),
+                           ("weak2", (task.weak, task.weak))):
+        with monkeypatch.context() as patched:
+            taken = captured(patched, sanm, sanm.train, task, settings(views=name))
+        assert taken["wanted"] == expected
+    assert auto != task.strong != task.weak
+
+
 # ----------------------------------------------------------------------------------------- hosts
 
 
@@ -440,6 +467,53 @@ def test_the_host_cross_entropy_by_hand(monkeypatch):
                 + 0.5 * sum((a - x).square().mean() for a in rebuilt))
     got, = guards.run("sanm", a_task(), host="cross_entropy", warm_up=0, lambda_rec=0.5)
     assert got.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_the_host_elr_by_hand():
+    """Soft CE on the masked image in place of CE, ELR's term on the image, reconstruction."""
+    s = settings(host="elr", warm_up=0, epochs=1, batch_size=32, lambda_rec=0.5)
+    task = a_task()
+    net, _ = engine.start(s, task)
+    decode = networks.decoder("tiny", 1, seed=task.seed + 7)
+    w = dividemix.clean_probability(net, task, torch.zeros(1, 64), 0)[0]
+    (i, x), = task.batches(64)
+    z = net(x)
+    f = net.maps(x).detach()
+    one_hot = objectives.one_hot(task.y_given, 10).float()
+    plus, minus, changed = sanm.mask(x, f, w[i], one_hot[i],
+                                     torch.rand(64, 6, generator=task.rng("dividemix")), s)
+    on_mask = -(changed * net(plus).log_softmax(1)).sum(1).mean()
+    rebuilt = decode(net.maps(torch.cat([plus, minus]))).split(64)
+    p = z.softmax(1)  # the targets start at zero: after one update they are 0.2 p
+    term = (1 - (0.2 * p * p).sum(1)).log().mean()
+    assert term < 0
+    expected = on_mask + 4.0 * term + 0.5 * sum((a - x).square().mean() for a in rebuilt)
+    got, = guards.run("sanm", a_task(), host="elr", warm_up=0, lambda_rec=0.5, elr_beta=0.8,
+                      elr_lam=4.0)
+    assert got.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("host", ["cross_entropy", "elr"])
+def test_single_network_hosts_warm_up_as_dividemix_does(host):
+    """The clip bounds the warm-up alone; the penalty on one-way noise is added there alone."""
+    def trained(**changes):
+        s = settings(host=host, epochs=1, batch_size=32, weight_decay=0.0, **changes)
+        log = guards.Losses()
+        net = sanm.train(a_task(), s, log)
+        return net, engine.start(s, a_task())[0], log.got[0].item()
+
+    def moved(**changes):
+        net, start, _ = trained(**changes)
+        return max((a - b).abs().max().item() for a, b in zip(
+            net.parameters(), start.parameters(), strict=True))
+
+    assert moved(clip=1e-9, warm_up=1) < 1e-8 < 1e-3 < moved(clip=0.0, warm_up=1)
+    assert moved(clip=1e-9, warm_up=0) == moved(clip=0.0, warm_up=0) > 1e-3
+    (_, x), = a_task().batches(64)
+    p = engine.start(settings(), a_task())[0](x).softmax(1)
+    extra = [trained(entropy_penalty=True, warm_up=k)[2]
+             - trained(entropy_penalty=False, warm_up=k)[2] for k in (1, 0)]
+    assert extra == pytest.approx([(p * p.log()).sum(1).mean().item(), 0.0], abs=1e-5)
 
 
 # ---------------------------------------------------------------------------------------- guards
@@ -485,9 +559,12 @@ def test_compiled_and_eager_agree(monkeypatch):
                            views="weak2")
 
 
-def test_a_killed_run_ends_with_the_same_numbers(tmp_path):
-    whole = resumes_exactly("sanm", tmp_path, lambda_rec=0.3, views="weak2")
-    assert [r["stage"] for r in whole.rows] == ["warm-up"] * 2 + ["co-train"] * 2
+@pytest.mark.parametrize("host", ["dividemix", "elr", "cross_entropy"])
+def test_a_killed_run_ends_with_the_same_numbers(tmp_path, host):
+    """Decoders, two epochs' losses and ELR's targets are kept too, and all views are drawn."""
+    whole = resumes_exactly("sanm", tmp_path, lambda_rec=0.3, loss_history=2, host=host)
+    assert [r["stage"] for r in whole.rows] == (
+        ["warm-up"] * 2 + ["co-train"] * 2 if host == "dividemix" else ["train"] * 4)
 
 
 # -------------------------------------------------------------------------------------- it works

@@ -12,14 +12,23 @@ spot, paints over it, and takes the same share from the label, more of both the 
     L_rec = mse(dec(enc(x+)), x) + mse(dec(enc(x-)), x)                                       (2.6)
     L     = host on (views, y^) and (x+, y~), (x-, y~)  +  lambda_rec L_rec                   (2.7)
 
+The last line is that of the host DivideMix. The others are our own recipe; there y^ is the given
+label, and x- serves L_rec alone:
+
+    L     = soft CE on (x+, y~)  +  lambda_rec L_rec  +  CE on (x, y) or ELR's term on x      (2.9)
+
+All else they have from DivideMix (network, batch, rate, clipped warm-up): what the masks add is
+seen against `branches="off"` of the same host, not against the methods `cross_entropy` and `elr`.
+
 Two networks and the schedule are the host's (see `dividemix`). Four training views (AutoAugment
 twice, RandAugment with cutout twice), two guessing views, of which the first is masked. With the
-views `weak2` and `branches="off"` nothing but DivideMix is left.
+views `weak2`, `branches="off"` and `clip=0` nothing but DivideMix is left.
 
 Defaults: the official code (commit e22c42f), with logits, not its double softmax. The paper's text
 was not available; where its figure and its users' reports differ from the code (box centred on the
-peak, black, one box) there is a setting. Not built: the code's colour jitter and affine views in
-warm-up (crop and flip serve), bicubic shear. (2.2) to (2.7) are the numbers of this docstring.
+peak, one box, the given label lowered) there is a setting. Not built: the figure's black box
+(`fill="zero"` is the mean grey of the data set), the code's colour jitter and affine views in
+warm-up (crop and flip serve), bicubic shear. (2.2) to (2.9) are the numbers of this docstring.
 """
 
 from __future__ import annotations
@@ -48,12 +57,15 @@ CHOICES = {
 class Settings(dividemix.Settings):
     """What SANM adds to its host.
 
+    Only the host DivideMix reads tau, temperature, mix_alpha, lambda_u, ramp and views, and tells
+    `refined` from `given`.
+
     Args:
         tau_l, tau_h, beta, kappa: of the mask ratio (2.3) and of the box (2.4).
         branches: `max+min` (two masked copies), `max`, `random` (two boxes anywhere), `plain` (two
             copies unmasked: the label alone changes) or `off` (no copies).
         anchor: the peak is the box's top left corner (code) or its centre (paper); fill: a random
-            light grey or colour in normalised units (code) or zero.
+            light grey or colour in normalised units (code) or zero, which is the mean grey.
         modulate: the host's `refined` target, the `given` label, or `none`. clip_targets: no
             negative entries. lambda_rec: weight of L_rec, 0 without decoder.
         views: see above. head: `probs` repeats the released code's double softmax.
@@ -95,7 +107,11 @@ def published(dataset: str, noise: str, rate: float) -> dict[str, Any]:
 
 
 def scaled(budget: str, dataset: str, noise: str, rate: float) -> dict[str, Any]:
-    """DivideMix's short schedules; shorter on a laptop, where an epoch costs three of its own."""
+    """DivideMix's short schedules; shorter on a laptop, where an epoch costs three of its own.
+
+    There the ramp stays DivideMix's 4 epochs, and only 4 follow the warm-up: the weight of the
+    unlabelled loss is at three quarters when the last one begins and full only at its end.
+    """
     return {**dividemix.scaled(budget, dataset, noise, rate),
             **({"epochs": 8} if budget == "laptop" else {})}
 
@@ -157,7 +173,7 @@ def modulate(targets: Tensor, m: Tensor, s: Settings) -> Tensor:
     if s.modulate == "none":
         return targets
     k = targets.shape[1]
-    top = F.one_hot(targets.argmax(1), k).to(targets.dtype)
+    top = objectives.one_hot(targets.argmax(1), k).to(targets.dtype)
     moved = targets + m[:, None] * ((1 - top) / (k - 1) - top)
     if not s.clip_targets:
         return moved
@@ -238,7 +254,10 @@ def start(s: Settings, task: engine.Task, salt: int = 0) -> dividemix.Started:
 
 
 def one_network(task, s, log, decoders, see, masked, rebuild) -> Network:
-    """The hosts cross entropy and ELR (2.9): one network, masks after the warm-up."""
+    """The hosts cross entropy and ELR (2.9): one network, masks after the warm-up.
+
+    As in DivideMix the gradient is clipped, and entropy penalised, in the warm-up alone.
+    """
     net, opt = start(s, task)
     if decoders:
         opt.add_param_group({"params": list(decoders[0].parameters())})
@@ -248,10 +267,11 @@ def one_network(task, s, log, decoders, see, masked, rebuild) -> Network:
     given = objectives.one_hot(task.y_given, task.num_classes).float()
 
     def step_of(warm: bool):
-        @engine.step(opt, task)
+        @engine.step(opt, task, clip=s.clip if warm and s.clip else None)
         def step(i, x):
             z = net(x)
-            loss = objectives.cross_entropy(z, task.y_given[i])
+            loss = (dividemix.warm_up_loss(z, task.y_given[i], s) if warm else
+                    objectives.cross_entropy(z, task.y_given[i]))
             if not warm and s.branches != "off":
                 f, _ = see(net, x)
                 copies, changed = masked(x, f, w[i], given[i])
