@@ -53,6 +53,29 @@ def double_net(s, task):
     return engine.start(s, task)[0].double()
 
 
+def gradients(monkeypatch) -> list[tuple[torch.Tensor, ...]]:
+    """Gradients of the loss by the weights, one entry a step; no step is taken."""
+    seen = []
+
+    def step(opt, task):
+        def only_gradients(f):
+            def run(*inputs):
+                loss = f(*inputs)
+                weights = [p for group in opt.param_groups for p in group["params"]]
+                seen.append(torch.autograd.grad(loss, weights))
+                return loss.detach()
+            return run
+        return only_gradients
+
+    monkeypatch.setattr(engine, "step", step)
+    return seen
+
+
+def same_gradients(seen, loss, net):
+    for a, b in zip(seen, torch.autograd.grad(loss, list(net.parameters())), strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-3, atol=1e-5)
+
+
 # -------------------------------------------------------------------------------- loss by hand
 
 
@@ -70,6 +93,20 @@ def test_joint_optimisation_loss_by_hand():
     prior = sum(np.log(1 / C / h[:, k].mean()) / C for k in range(C))
     entropy = -(h * np.log(h)).sum(1).mean()
     assert log.got[0].item() == pytest.approx(fit + 1.2 * prior + 0.8 * entropy, rel=1e-5)
+
+
+def test_joint_optimisations_gradient_flows_through_all_three_terms(monkeypatch):
+    seen = gradients(monkeypatch)
+    s = r.Settings(network="tiny", batch_size=40, alpha=1.2, beta=0.8,
+                   **SHORT["joint_optimisation"])
+    r.relabel(plain_task(), s, Follow())
+    task = plain_task()
+    i, x = first_batch(task)
+    net = double_net(s, task)
+    h = net(x).softmax(1)
+    loss = (-h[torch.arange(40), task.y_given[i]].log().mean()
+            + 1.2 * -(C * h.mean(0)).log().mean() - 0.8 * (h * h.log()).sum(1).mean())
+    same_gradients(seen[0], loss, net)
 
 
 def test_joint_optimisation_relabels_everything_and_then_freezes():
@@ -101,8 +138,10 @@ def test_joint_optimisation_step_2_has_no_regulariser_and_a_fresh_network(monkey
 
 
 @pytest.mark.parametrize("boot", ["soft", "hard"])
-def test_dynamic_bootstrapping_loss_by_hand(boot):
-    """[(1 - w) y + w z] log h for both partners, w clipped; plus KL(uniform || mean h)."""
+def test_dynamic_bootstrapping_loss_by_hand(boot, monkeypatch):
+    """[(1 - w) y + w z] log h for both partners, w clipped; plus KL(uniform || mean h). The
+    gradient flows through h in both parts, and not through the target."""
+    seen = gradients(monkeypatch)
     s = db.Settings(network="tiny", batch_size=40, warm_up=1, epochs=2, boot=boot, lr=0.0,
                     weight_decay=0.0)
     log = Follow()
@@ -140,6 +179,10 @@ def test_dynamic_bootstrapping_loss_by_hand(boot):
     fitted = -(lam * (t * np.log(h)).sum(1) + (1 - lam) * (t[pi] * np.log(h)).sum(1)).mean()
     prior = sum(np.log(1 / C / h[:, k].mean()) / C for k in range(C))
     assert log.got[1].item() == pytest.approx(fitted + prior, rel=2e-5)
+    logp, t = net(mixed).log_softmax(1), torch.from_numpy(t)
+    loss = (-(lam * (t * logp).sum(1) + (1 - lam) * (t[pi] * logp).sum(1)).mean()
+            - (C * logp.exp().mean(0)).log().mean())
+    same_gradients(seen[1], loss, net)
 
 
 def test_forward_loss_by_hand():
@@ -172,10 +215,19 @@ def test_anchors_are_the_rows_at_the_quantile():
 
 def test_the_estimate_finds_the_noise_where_classes_are_plain():
     """Predictions that equal T exactly on plain images give T back."""
-    t = noise.expected_transition("symmetric", 0.4, 5).float()
-    y = torch.arange(500) % 5
-    mostly = t[y] * 0.98 + 0.02 / 5
-    assert (fw.anchors(mostly, 0.97) - t).abs().max() < 0.02
+    draws = torch.Generator().manual_seed(0)
+    for classes, quantile in ((5, 0.97), (10, 0.97), (100, 1.0)):
+        t = noise.expected_transition("symmetric", 0.4, classes).float()
+        y = torch.arange(100 * classes) % classes
+        mostly = t[y] * 0.98 + 0.02 / classes
+        mostly = (mostly.log() + 0.02 * torch.randn(mostly.shape, generator=draws)).softmax(1)
+        found = fw.anchors(mostly, quantile)
+        assert (found - t).abs().max() < 0.05 and torch.equal(found.argmax(1),
+                                                              torch.arange(classes))
+    assert (fw.anchors(mostly, 0.97) - t).abs().max() > 0.5, "a quantile beyond the class's share"
+    anchor = {d: lab.settings_of(lab.setting("forward_correction", d, rate=0.4, budget="paper"))
+              .anchor for d in ("cifar10", "cifar100")}
+    assert anchor == {"cifar10": 0.97, "cifar100": 1.0}
 
 
 # ------------------------------------------------------------------------- settings and schedules

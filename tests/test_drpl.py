@@ -67,7 +67,12 @@ def test_published_and_scaled_settings():
 @pytest.mark.parametrize("bad, words", [
     (dict(warm_start="yes"), "unknown warm_start 'yes'; allowed: released, intended"),
     (dict(relabel_from=1), "relabel_from must lie between ring \\(2\\) and relabel_epochs"),
-    (dict(relabel_from=4), "not at 4")])
+    (dict(relabel_from=4), "not at 4"),
+    (dict(split_epochs=0), "split_epochs must be at least 1, not 0"),
+    (dict(warm_start="intended", warm_epochs=0), "warm_epochs must be at least 1, not 0"),
+    (dict(rho=1.1), "rho must lie in \\[0, 1\\], not 1.1"),
+    (dict(gamma1=-0.1), "gamma1 must lie in \\[0, 1\\], not -0.1"),
+    (dict(gamma2=2.0), "gamma2 must lie in \\[0, 1\\], not 2.0")])
 def test_a_bad_setting_is_refused(bad, words):
     with pytest.raises(ValueError, match=words):
         tiny(**bad)
@@ -187,6 +192,8 @@ def test_the_gradient_flows_through_both_regularisers():
     torch.autograd.gradcheck(loss, z)
     close = drpl.regularised(z, objectives.soft_cross_entropy(z, q), s)
     assert close.item() == pytest.approx(loss(z).item(), rel=1e-6)
+    torch.testing.assert_close(*(torch.autograd.grad(x, z)[0] for x in (close, loss(z))),
+                               rtol=1e-5, atol=1e-7)
 
 
 def test_ring_averages_the_last_epochs_predictions_made_before_each_step(monkeypatch):
@@ -325,14 +332,61 @@ def test_wrong_order_and_everything_noisy_are_caught(flag, monkeypatch):
 
 
 def test_losses_that_put_the_noisy_component_below_are_recognised(monkeypatch):
-    """A heap at the top and a tail to the left: EM swaps the two, or peaks at the lowest loss."""
-    draw = np.random.RandomState(1)
-    x = np.where(np.arange(3000) % 10 < 9, draw.beta(30, 1.2, 3000), draw.beta(1, 30, 3000))
-    status = mixtures.fit_betas(torch.from_numpy(x.astype(np.float32))).status
-    clean, noted = detect(torch.from_numpy(x.astype(np.float32)), 0.1, monkeypatch)
-    assert noted["mixture_status"] == status
-    assert bool(noted["split_fallback"]) == bool(
-        mixtures.degenerate(status) | (clean.sum() < 10)) and clean.sum() >= 10
+    """A narrow heap and a spread to both sides of it: EM swaps the two components' means."""
+    draw = np.random.RandomState(0)
+    x = np.append(draw.normal(0.4, 0.02, 4000), draw.beta(0.5, 0.7, 1000)).astype(np.float32)
+    fit = mixtures.fit_betas(torch.from_numpy(x))
+    means = fit.alphas / (fit.alphas + fit.betas)
+    assert means[1] < means[0]
+    clean, noted = detect(torch.from_numpy(x), 0.1, monkeypatch)
+    status = mixtures.Status(int(noted["mixture_status"]))
+    assert mixtures.Status.ORDER in status and mixtures.Status.ALL_NOISY not in status
+    assert noted["split_fallback"] and (noted["p_clean"] == 0.5).all()
+    assert torch.equal(clean, torch.from_numpy(x).argsort(stable=True).argsort() < 2500)
+
+
+def test_a_fit_with_little_noise_is_used(monkeypatch):
+    """Its first parameters are in the other order, its means are not: no reason to fall back."""
+    draw = np.random.RandomState(0)
+    x = np.append(draw.gamma(4, 0.1, 4000), draw.gamma(3, 1, 1000)).astype(np.float32)
+    clean, noted = detect(torch.from_numpy(x), 0.5, monkeypatch)
+    assert noted["mixture_status"] == int(mixtures.Status.SHAPE) and not noted["split_fallback"]
+    assert clean[:4000].float().mean() > 0.85 and clean[4000:].float().mean() < 0.15
+
+
+def test_every_detection_has_its_threshold_view_and_successor(monkeypatch):
+    """gamma1 for D1, gamma2 for D2 and the look after S3; both passes on augmented images; S2
+    learns from D1's split, S3 from D2's."""
+    said, views_used, learnt_from = [], [], []
+    splits = [torch.arange(64) % k == 0 for k in (2, 3, 5)]
+    real_detect, real_losses, real_stage = drpl.detect, engine.losses, drpl.semi_supervised
+
+    def noted_detect(net, task, gamma, log, only_looking=False):
+        found = real_detect(net, task, gamma, log, only_looking)
+        said.append((gamma, only_looking))
+        return splits[len(said) - 1].to(found.device)
+
+    def noted_losses(net, task, labels=None, *, view=None):
+        assert labels is None, "the measure is taken against the given labels"
+        views_used.append(view)
+        return real_losses(net, task, labels, view=view)
+
+    def noted_stage(task, s, log, clean, *rest):
+        learnt_from.append((rest[-1], clean.clone()))
+        return real_stage(task, s, log, clean, *rest)
+
+    monkeypatch.setattr(drpl, "detect", noted_detect)
+    monkeypatch.setattr(engine, "losses", noted_losses)
+    monkeypatch.setattr(drpl, "semi_supervised", noted_stage)
+    task, log = a_task(), Follow()
+    drpl.train(task, tiny(gamma1=0.13, gamma2=0.47), log)
+    assert said == [(0.13, False), (0.47, False), (0.47, False)]
+    assert len(views_used) == 6 and all(v is task.weak for v in views_used)
+    assert [name for name, _ in learnt_from] == ["S2 split", "S3 final"]
+    given = objectives.one_hot(task.y_given, 10)
+    for (_, clean), split, q in zip(learnt_from, splits, (log.kept[5], log.kept[7]), strict=False):
+        assert torch.equal(clean, split)
+        assert torch.equal((q == given).all(1), split), "these alone keep their given label"
 
 
 def test_too_few_clean_samples_are_not_trusted(monkeypatch):

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from noisylabels import datasets, ledger, methods, noise, paths, published, runs
+from noisylabels import datasets, lab, ledger, methods, noise, paths, published, runs
 from noisylabels.published import Check, Claim
 from test_figures import made_up, text_of
 
@@ -64,6 +64,21 @@ def test_checks_name_claims_methods_noise_and_cells_that_exist():
                     claims[check.claim].paper, check.method, check.dataset, check.noise, True)
         else:
             assert check.rule in ledger.EACH and not check.others
+
+
+def test_running_every_cell_completes_every_check():
+    """Each case of a check has a cell of exactly the usual setting at the paper budget."""
+    cells = [c for c in published.load_cells(runnable=True) if c.method in BUILT]
+    have = {lab.setting(**c.arguments("paper")).cell.key for c in cells}
+    checks = [c for c in published.load_checks() if c.rule != "number"]
+    missing = {case for check in checks for case in ledger.cases_of(check)
+               if lab.setting(*case, "paper").cell.key not in have}
+    assert missing == set() and len(checks) > 25
+    recorded = [three(dataset=c.dataset, method=c.method, noise=c.noise, rate=c.rate,
+                      budget="paper", val_fraction=c.val) for c in published.load_cells(
+                          table="comparisons without published numbers")]
+    assert sum(map(len, ledger.by_case([r for g in recorded for r in g], "paper").values())) == (
+        3 * len(recorded)), "and its runs are those that count"
 
 
 def test_printed_targets_of_number_claims_are_those_of_their_cells():
@@ -132,14 +147,38 @@ def test_above_takes_three_pairs():
     ("mends", [0.5, 0.8], {"label_accuracy": [0.46, 0.56]}, True),  # 46 % are right as given
     ("mends", [0.5, 0.8], {"label_accuracy": [0.90, 0.55]}, False),
     ("mends", [0.5, 0.8], {}, False),
-    ("ranks", [0.5, 0.8, 0.8], {"auc": [0.6, 0.75, np.nan]}, True),  # the last that is a number
-    ("ranks", [0.5, 0.8, 0.8], {"auc": [0.9, 0.74, np.nan]}, False),
-    ("ranks", [0.5, 0.8], {"auc": [np.nan, np.nan]}, False),
 ])
 def test_rules_that_look_at_one_run(rule, test, columns, holds):
     check = Check("c", rule, "cross_entropy", "", "cifar10", "symmetric", "0.6", "")
     (got,) = ledger.outcomes(check, cases(three(test, columns=columns)))
     assert (got.done, got.holds) == (True, holds)
+
+
+@pytest.mark.parametrize(("auc", "options", "holds"), [
+    # the laptop budget corrects labels from epoch 5 on: epoch 4 counts
+    ([0.5, 0.6, 0.6, 0.75, 0.6, 0.6], {}, True), ([0.5, 0.9, 0.9, 0.74, 0.9, 0.9], {}, False),
+    ([0.5, 0.9, 0.9], {}, False),  # not that far
+    ([0.5] * 9 + [0.8, 0.5, 0.5], dict(start_epoch=15), True),  # later starts: epoch 10
+    ([0.9] * 9 + [0.7, 0.9, 0.9], dict(start_epoch=15), False),
+    ([0.9, 0.9, 0.9, 0.9, 0.7, 0.9], dict(warm_up=5), False),  # w is there from epoch 5 on
+])
+def test_ranking_is_read_before_labels_are_corrected(monkeypatch, auc, options, holds):
+    check = Check("c", "ranks", "mixnn", "", "cifar10", "symmetric", "0.6", "")
+    monkeypatch.setattr(ledger, "_is_usual", lambda run: True)
+    group = three([0.5] * len(auc), columns={"auc": auc}, method="mixnn", **options)
+    (got,) = ledger.outcomes(check, cases(group))
+    assert (got.done, got.holds) == (True, holds)
+    group = three([0.5] * len(auc), method="mixnn", **options)  # no such column
+    assert ledger.outcomes(check, cases(group))[0].holds is False
+
+
+def test_the_epoch_of_the_ranking_at_each_budget():
+    """Before the first correction, and where the published schedule still has cross entropy."""
+    for budget, epoch in (("laptop", 4), ("fast", 7), ("paper", 10)):
+        run = three(np.linspace(0, 1, 70), method="mixnn", budget=budget,
+                    columns={"auc": np.arange(1, 71)})[0]
+        assert ledger._early_auc(run) == epoch < run.setting.options["start_epoch"], budget
+    assert run.setting.options["warm_up"] == 10, "w of epoch 10 is that of nine epochs of phase A"
 
 
 def test_runs_that_disagree_are_too_close_and_two_are_too_few():
@@ -159,10 +198,11 @@ def test_runs_that_disagree_are_too_close_and_two_are_too_few():
     ("level", {}, "best epoch minus mean of the last ten: 10.00 points; at most 1 allowed"),
     ("mends", {"label_accuracy": [0.46, 0.36]}, "given labels: \u221210.00 points; at least 10"),
     ("mends", {}, "given labels: not noted points"),
-    ("ranks", {"auc": [0.7, 0.8]}, "area under the ROC curve: 0.80; at least 0.75 needed"),
+    ("ranks", {"auc": [0.7, 0.8, 0.8, 0.76, 0.9]},
+     "area under the ROC curve before labels are corrected: 0.76; at least 0.75 needed"),
 ])
 def test_what_a_rule_looked_at_is_told(rule, columns, seen):
-    run = three([0.6, 0.8], columns=columns)[0]
+    run = three([0.6, 0.8], columns=columns, method="mixnn")[0]
     run.info["realised_rate"] = 0.54
     assert seen in ledger._seen(rule, [run])
     assert ledger.SEEN.keys() == ledger.EACH.keys()
@@ -411,7 +451,7 @@ def test_targets_unfold_by_table_with_ours_beside():
     assert markup.count("<details") == 1 and markup.count("<style>") == 1
     assert ("ELR Table 1, CIFAR-10 : 56 numbers, 2 with runs of ours, 20 cannot be run here"
             in words)
-    assert "ELR* CIFAR-10, asymmetric 40 %, resnet34, cosine restarts 90.35" in words
+    assert "ELR* CIFAR-10, asymmetric 40 %, resnet34, cosine restarts, 150 epochs 90.35" in words
     assert "Forward correction CIFAR-10, symmetric 20 %, resnet34, estimated transition" in words
     assert "86.98 ± 0.12 epoch not stated 87.0 ± 0.0 n = 3, paper reproduced" in words
     assert "60.0 ± 0.0 n = 3, laptop direction not judged" in words

@@ -311,7 +311,9 @@ def test_every_word_of_a_status():
     assert describe(0) == "ok"
     for flag in Status:
         assert describe(int(flag)).startswith(mixtures._WORDS[flag])
-        assert bool(mixtures.degenerate(torch.tensor(int(flag)))) == (flag != Status.NONFINITE)
+        kept = flag in (Status.NONFINITE, Status.SHAPE)
+        assert bool(mixtures.degenerate(torch.tensor(int(flag)))) != kept
+        assert describe(int(flag)).endswith("set to 0.5") != kept
     both = describe(torch.tensor(int(Status.NONFINITE | Status.EQUAL)))
     assert both.count(";") == 1 and both.endswith("set to 0.5")
 
@@ -422,19 +424,46 @@ def test_all_samples_are_scored_and_only_the_middle_is_fitted():
     assert float(untrimmed.high) == float(x.max()) and untrimmed.high > fit.high
 
 
-@pytest.mark.parametrize(
-    "centre, words", [(0.2, Status.ORDER), (0.4, Status.ORDER | Status.ALL_NOISY)]
-)
-def test_a_beta_fit_upside_down(centre, words):
-    """Clean losses in a narrow heap, noisy ones spread over all: the low side turns noisy."""
+def heap_and_spread(centre, share, a, b):
+    """Losses of which one share lies in a narrow heap and the others are spread as Beta(a, b)."""
     rng = np.random.RandomState(0)
-    x = np.append(rng.normal(centre, 0.02, 3000), rng.uniform(0, 1, 2000))
-    fit = fit_betas(torch.from_numpy(x))
-    assert fit.alphas[1] <= fit.alphas[0]
-    assert int(fit.status) == words
+    n = int(5000 * share)
+    return torch.from_numpy(np.append(rng.normal(centre, 0.02, n), rng.beta(a, b, 5000 - n)))
+
+
+@pytest.mark.parametrize(
+    "losses, words",
+    [
+        ((0.4, 0.8, 0.5, 0.7), Status.ORDER),
+        ((0.3, 0.5, 0.6, 1.2), Status.ORDER | Status.ALL_NOISY),
+        ((0.4, 0.6, 1, 1), Status.ALL_NOISY),
+    ],
+)
+def test_a_beta_fit_upside_down(losses, words):
+    """The noisy component's mean lies below the other's, or its table marks everything."""
+    fit = fit_betas(heap_and_spread(*losses))
+    means = fit.alphas / (fit.alphas + fit.betas)
+    assert (means[1] <= means[0]) == (Status.ORDER in words)
+    assert int(fit.status) == words | Status.SHAPE and fit.alphas[1] <= fit.alphas[0]
     assert torch.equal(fit.p_high, torch.full((5000,), 0.5)) and (fit.table == 0.5).all()
     assert torch.equal(fit.posterior(torch.tensor([0.0, math.nan])), torch.full((2,), 0.5))
-    assert "below the clean one" in describe(fit.status)
+    assert ("below the clean one" in describe(fit.status)) == (Status.ORDER in words)
+
+
+def test_a_sound_fit_survives_any_order_of_its_first_parameters():
+    """Little noise: a[1] is the smaller one, the means are in order, and the split is good."""
+    wrong = np.arange(50_000) >= 40_000
+    x = gammas(0, 50_000, 0.2, (2, 2.5), (0.15, 1.2)).astype(np.float32)
+    fit = fit_betas(torch.from_numpy(x))
+    assert fit.alphas.tolist() == pytest.approx([1.34, 1.32], abs=0.01)
+    assert fit.alphas[1] < fit.alphas[0] and int(fit.status) == Status.SHAPE
+    means = fit.alphas / (fit.alphas + fit.betas)
+    assert means.tolist() == pytest.approx([0.07, 0.50], abs=0.01)
+    clean = (fit.p_high <= 0.5).numpy()
+    assert clean.mean() == pytest.approx(0.815, abs=0.002)
+    assert (~wrong)[clean].mean() == pytest.approx(0.973, abs=0.002)  # precision
+    assert clean[~wrong].mean() == pytest.approx(0.991, abs=0.002)  # recall
+    assert "very lowest losses" in describe(fit.status) and "0.5" not in describe(fit.status)
 
 
 def test_betas_with_means_too_close():

@@ -13,6 +13,10 @@ counts.
 
 Source: DRPL (Ortego et al., ICPR 2020), whose ImageNet construction this follows; the stand-ins on
 CIFAR are ours. Its matrix of 1000 classes was not available.
+
+No image is used twice. CIFAR-10 without its two left-out classes has 40,000 images, so CIFAR-100
+above 80 % stops with an error; where a class runs out, another is drawn, and the record counts
+such draws (`noise_redrawn`).
 """
 
 from __future__ import annotations

@@ -30,7 +30,10 @@ _TABLE = 100  # entries of DRPL's tabulated posterior
 
 
 class Status(IntFlag):
-    """What was wrong with the losses or with the fit; the values add up. 0 is a good fit."""
+    """What was wrong with the losses or with the fit; the values add up. 0 is a good fit.
+
+    A fit stands in spite of NONFINITE and SHAPE; with any other value it is degenerate.
+    """
 
     NONFINITE = 1
     FEW = 2
@@ -39,6 +42,7 @@ class Status(IntFlag):
     CLOSE = 16
     ORDER = 32
     ALL_NOISY = 64
+    SHAPE = 128
 
 
 DEGENERATE = (
@@ -50,8 +54,9 @@ _WORDS = {
     Status.EQUAL: "all losses are equal",
     Status.EMPTY: "a component holds no more than one sample",
     Status.CLOSE: "the means of the components lie within 0.001 of the losses' range",
-    Status.ORDER: "the noisy component lies below the clean one",
+    Status.ORDER: "the noisy component's mean lies below the clean one's",
     Status.ALL_NOISY: "p(noisy) peaks at the lowest loss, so every sample would be alike",
+    Status.SHAPE: "the noisy component also outweighs the clean one at the very lowest losses",
 }
 
 
@@ -248,8 +253,9 @@ def fit_betas(
     status = _data_status(finite, low, high) + _flags(
         (Status.EMPTY, (weights * n < 1.5).any()),
         (Status.CLOSE, (means[1] - means[0]).abs() < 1e-3),
-        (Status.ORDER, (alphas[1] <= alphas[0]) | (means[1] <= means[0])),
+        (Status.ORDER, means[1] <= means[0]),
         (Status.ALL_NOISY, peak == 0),
+        (Status.SHAPE, alphas[1] <= alphas[0]),  # no fault by itself: the fit is kept
     )
     table = torch.where(degenerate(status), 0.5, table)
     fit = BetaMixture(alphas, betas, weights, low, high, table, x, status)

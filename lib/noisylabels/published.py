@@ -40,9 +40,11 @@ RULES = {
     "labels learnt has risen since",
     "mends": "the share of right labels among the targets ends at least ten points above that "
     "among the given labels",
-    "ranks": "the area under the ROC curve of the clean probability ends at 0.75 or more",
+    "ranks": "the area under the ROC curve of the clean probability is 0.75 or more in epoch 10, "
+             "or in the last epoch before labels are corrected if that comes sooner",
 }  # fmt: skip
-"""Rule of a check -> what must hold in at least three runs, fixed before any of them."""
+"""Rule of a check -> what must hold in at least three runs. All were fixed before any of them but
+the epoch of `ranks`: it read the last one, where the probability tells of corrected labels."""
 MIN_RUNS = 3  # for a verdict at the paper budget
 MARGIN = 1.0  # points that are always forgiven
 
@@ -113,7 +115,7 @@ class Cell:
         """Keyword arguments of `lab.setting` for this cell at that budget, without the seed.
 
         The cell's own options are added, at the paper budget with its validation share; other
-        budgets have a network, a schedule and a weight decay of their own and leave these out.
+        budgets have a network, schedule, length and weight decay of their own and leave these out.
         Raises ValueError for a cell that cannot be run here (`why_not` says why) and for an
         unknown budget.
         """
@@ -127,7 +129,7 @@ class Cell:
         if budget == "paper":
             out["val_fraction"] = self.val
         else:
-            own = ("network", "schedule", "weight_decay")
+            own = ("network", "schedule", "weight_decay", "epochs")
             options = {k: v for k, v in options.items() if k not in own}
         return out | options
 

@@ -332,8 +332,8 @@ class RandAugment:
     The level is a uniform integer in `levels` (both ends in) of 10; rotation, shear and
     translation take a random sign. `style` maps levels to magnitudes: "fixmatch" (as in SANM:
     4-7 bits, factors .14-.86) or "ieg" (1-4 bits, factors .28-1.72). `fill` is the grey level of
-    holes (None: 0 for fixmatch, 128 for ieg). Each `shared` samples in a row have the same operations
-    and levels, as IEG's batches do; application and sign stay per sample.
+    holes (None: 0 for fixmatch, 128 for ieg). Each `shared` samples in a row have the same
+    operations and levels, as IEG's batches do; application and sign stay per sample.
     """
 
     num_ops: int = 2

@@ -18,12 +18,13 @@ separates them.
     S3  as S2, fresh network, longer: the final model
 
 One network throughout. Both measures are taken on augmented images in evaluation mode, in two
-passes: the mixture is fitted on the first and scores the second. A fit without meaning, or fewer
-clean samples than classes: the half with the smaller loss counts as clean (ours; the code goes on
-with what it has). Defaults: the official code (August 2020), CIFAR-10. The paper's text was not
-available; open is whether its numbers come from stages that start from a network trained on the
-clean part (`warm_start="intended"`: that code is there, but dead) or from random pseudo-labels
-(`"released"`).
+passes: the mixture is fitted on the first and scores the second. A third detection ends S3; it is
+ours, decides nothing, and shows in the record how the final model ranks the labels. A fit without
+meaning, or fewer clean samples than classes: the half with the smaller loss counts as clean
+(ours; the code goes on with what it has). Defaults: the official code (August 2020), CIFAR-10. The
+paper's text was not available; open is whether its numbers come from stages that start from a
+network trained on the clean part (`warm_start="intended"`: that code is there, but dead) or from
+random pseudo-labels (`"released"`).
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ class Settings(engine.Recipe):
         rho: share of the unlabelled that gets the uniform label; mix_alpha: of mixup's Beta.
         warm_start: `released` (random first pseudo-labels) or `intended` (`warm_epochs` of mixup
             on the clean part first). only_clean: leave the unlabelled out. oracle: split by the
-            truth. track: measure every so many epochs (0: only where needed); for figures,
-            changes nothing.
+            truth. track: measure every so many epochs (0: only at the end of each stage, after S3
+            for the record alone); for figures, changes nothing.
     """
 
     network: str = "preact18"
@@ -86,6 +87,13 @@ class Settings(engine.Recipe):
             raise ValueError(f"relabel_from must lie between ring ({self.ring}) and "
                              f"relabel_epochs ({self.relabel_epochs}), not at "
                              f"{self.relabel_from}.")
+        needed = ("split_epochs", *(["warm_epochs"] if self.warm_start == "intended" else []))
+        for name in needed:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        for name in ("rho", "gamma1", "gamma2"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], not {getattr(self, name)}.")
 
 
 def published(dataset: str, noise: str, rate: float) -> dict[str, Any]:
@@ -125,8 +133,8 @@ def lr_in(s: Settings, epoch: int, milestones: tuple[int, ...]) -> float:
 
 def detect(net: Network, task: engine.Task, gamma: float, log: Recorder,
            only_looking: bool = False) -> Tensor:
-    """D1 or D2: which samples count as clean, bool (N,). `only_looking` leaves no trace in the
-    random streams."""
+    """D1, D2 or a look for the record: which samples count as clean, bool (N,). `only_looking`
+    leaves no trace in the random streams."""
     before = task.rng("pass-views").get_state() if only_looking else None
     fit = mixtures.fit_betas(engine.losses(net, task, view=task.weak))  # pass A: fit
     losses = engine.losses(net, task, view=task.weak)                   # pass B: score
@@ -188,7 +196,7 @@ def pseudo_labels(p: Tensor, clean: Tensor, given: Tensor, rho: float,
 
 def semi_supervised(task: engine.Task, s: Settings, log: Recorder, clean: Tensor, epochs: int,
                     milestones: tuple[int, ...], stage: str) -> tuple[Network, Tensor]:
-    """S2 or S3: the trained network, and which samples count as clean by it (D2)."""
+    """S2 or S3: the trained network, and which samples count as clean by it (after S2: D2)."""
     net, opt = engine.start(s, task)
     draws = task.rng("drpl")
     given = objectives.one_hot(task.y_given, task.num_classes).float()
@@ -228,7 +236,7 @@ def semi_supervised(task: engine.Task, s: Settings, log: Recorder, clean: Tensor
         q.copy_(pseudo_labels(seen, clean, given, s.rho, draws))
         log.targets(q)
         if epoch == epochs or tracked(s, epoch):
-            found.copy_(detect(net, task, s.gamma2, log, epoch < epochs))                    # D2
+            found.copy_(detect(net, task, s.gamma2, log, epoch < epochs))      # D2, or a look
     return net, found
 
 

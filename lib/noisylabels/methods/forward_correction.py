@@ -16,6 +16,8 @@ of classes, not of samples, and wrong labels can still be learnt by heart.
 Under out-of-distribution noise T is the identity, no label being wrong, and the loss is cross
 entropy. The original settings were not available: the schedule is that of `cross_entropy`, so that
 the loss is all that differs, and `anchor` is our choice (1: the largest value, often an outlier).
+The quantile is over the images of all classes: with more than 33 balanced classes 0.97 lies
+outside a class's own share, so there `published` takes 1.
 """
 
 from __future__ import annotations
@@ -50,8 +52,8 @@ class Settings(engine.Recipe):
 
 
 def published(dataset: str, noise: str, rate: float) -> dict[str, Any]:
-    """The schedule of `cross_entropy` everywhere."""
-    return {}
+    """The schedule of `cross_entropy` everywhere; with 100 classes the largest value as anchor."""
+    return {"anchor": 1.0} if dataset in ("cifar100", "imagenet32", "imagenet64") else {}
 
 
 def scaled(budget: str, dataset: str, noise: str, rate: float) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class Settings(engine.Recipe):
         start_loss, start_mix: of phase B. gmm_label: the loss of (E5) is taken against the
             `corrected` (current argmax) or the `given` label; loss_history: epochs averaged.
         weights: `gmm` (E8), `equal`, or `binary` (w rounded); targets: `ema` or `frozen`.
-        partner: `nearest`, or `random` samples with the same weights (an ablation).
+        partner: `nearest`, or `random` samples of the pool with the same weights (an ablation).
     """
 
     warm_up: int = 10
@@ -80,6 +80,9 @@ class Settings(engine.Recipe):
         engine.check_choices(self, CHOICES)
         if not self.neighbours >= 1 or not self.loss_history >= 1 or not self.ema_period >= 1:
             raise ValueError("neighbours, loss_history and ema_period must be at least 1.")
+        if self.start_epoch < self.warm_up:  # phase A would swallow B and B*
+            raise ValueError(f"start_epoch ({self.start_epoch}) must be at least warm_up "
+                             f"({self.warm_up}).")
 
 
 def published(dataset: str, noise: str, rate: float) -> dict[str, Any]:
@@ -104,7 +107,17 @@ def shares(w: Tensor, w_near: Tensor) -> Tensor:
     return each / each.sum(1, keepdim=True)
 
 
+def enough_partners(s: Settings, samples: int) -> None:
+    """Refuse a pool in which a sample has fewer than K others, before the first epoch."""
+    last = samples if s.pool == "dataset" else samples % s.batch_size or s.batch_size
+    if s.epochs > s.start_epoch and last <= s.neighbours:
+        where = "training set" if s.pool == "dataset" else "last batch"
+        raise ValueError(f"{s.neighbours} neighbours need a pool of more than {s.neighbours} "
+                         f"samples, but the {where} has {last}; change neighbours or batch_size.")
+
+
 def train(task: engine.Task, s: Settings, log: Recorder) -> nn.Module:
+    enough_partners(s, len(task))
     net, opt = engine.start(s, task)
     draws = task.rng("mixnn")
     given = objectives.one_hot(task.y_given, task.num_classes).float()
@@ -160,6 +173,12 @@ def train(task: engine.Task, s: Settings, log: Recorder) -> nn.Module:
         draw.fill_diagonal_(-1.0)  # never the sample itself
         return draw.topk(s.neighbours, 1).indices
 
+    def random_partners() -> Tensor:
+        """(N, K): those that follow a sample when the set is put in a random circle."""
+        order = torch.randperm(len(task), generator=draws, device=task.device)
+        following = torch.stack([order.roll(-k) for k in range(1, s.neighbours + 1)], 1)
+        return following[order.argsort()]
+
     steps = {phase: step_of(phase) for phase in "ABC"} | {"B*": step_of("B*")}
     for epoch in log.epochs(s.epochs, net, opt, targets, w, scaled_losses):
         engine.set_lr(opt, s.lr_at(epoch))
@@ -169,15 +188,17 @@ def train(task: engine.Task, s: Settings, log: Recorder) -> nn.Module:
         keep.fill_(s.momentum_target if updates else 1.0)
         near = None
         if phase != "A":  # one pass over the set: losses, and features when the pool is the set
-            z, h = engine.outputs(net, task, features=s.pool == "dataset" and phase == "C")
+            search = phase == "C" and s.pool == "dataset"
+            z, h = engine.outputs(net, task, features=search and s.partner == "nearest")
             label = targets.argmax(1) if s.gmm_label == "corrected" else task.y_given
             scaled_losses[epoch % s.loss_history] = mixtures.normalise(
                 objectives.cross_entropy(z, label, "none"))[0]                              # (E5)
             seen = min(epoch - max(s.warm_up, 1) + 1, s.loss_history)
             fit = mixtures.fit_gaussians(scaled_losses.sum(0) / seen)                       # (E6)
             w.copy_(fit.p_low)                                                              # (E7)
-            if h is not None:
-                near = neighbours.nearest(h, s.neighbours, backend=s.backend)[0]
+            if search:
+                near = (random_partners() if h is None else
+                        neighbours.nearest(h, s.neighbours, backend=s.backend)[0])
         for i, x in (task.batches(s.batch_size) if phase != "A" else
                      task.batches(s.batch_size, views.Identity(), shuffle=False)):
             if near is None:
