@@ -84,9 +84,15 @@ def digest(root: Path, *names: str) -> str:
     return total.hexdigest()[:16]
 
 
+def datasets_dir(root: Path) -> Path:
+    """Where the datasets lie, wherever one asks from."""
+    given = os.environ.get("NOISYLABELS_DATA")
+    return Path(given).expanduser().resolve() if given else root / "data" / "datasets"
+
+
 def datasets_at_hand(root: Path) -> list[str]:
     """Names of the datasets' folders: a page may show more once real images are there."""
-    folder = Path(os.environ.get("NOISYLABELS_DATA") or root / "data" / "datasets")
+    folder = datasets_dir(root)
     return sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
 
 
@@ -107,10 +113,17 @@ def out_of_date(root: Path) -> list[str]:
     stale = []
     for name in notebook_names(root):
         run, stamp = (root / EXECUTED / f"{name}{suffix}" for suffix in (".ipynb", ".json"))
-        whole = run.is_file() and stamp.is_file()
-        if not whole or json.loads(stamp.read_text()) != inputs(root, name, shared):
+        if not run.is_file() or made_from(stamp) != inputs(root, name, shared):
             stale.append(name)
     return stale
+
+
+def made_from(stamp: Path) -> Any:
+    """The inputs that a run was made from; None where the file does not say."""
+    try:
+        return json.loads(stamp.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def strip_stderr(notebook: dict[str, Any]) -> None:
@@ -136,14 +149,15 @@ def fault(notebook: dict[str, Any]) -> str | None:
 
 def run_notebook(root: Path, name: str, shared: dict[str, Any]) -> str | None:
     """Run one notebook into book/executed and print a line about it; returns the fault if any."""
-    begun, made_from = time.time(), inputs(root, name, shared)
+    begun, read = time.time(), inputs(root, name, shared)
     whole = root / EXECUTED / f"{name}.ipynb"
     part = root / "_build" / "running" / f"{name}.ipynb"
     part.parent.mkdir(parents=True, exist_ok=True)
     part.unlink(missing_ok=True)
     command = [sys.executable, "-m", "papermill", f"notebooks/{name}.ipynb", str(part)]
     command += ["-k", "python3", "--no-progress-bar", "--execution-timeout", str(CELL_SECONDS)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "NOISYLABELS_HOME": str(root)}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "NOISYLABELS_HOME": str(root),
+           "NOISYLABELS_DATA": str(datasets_dir(root))}
     done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True)
     ran = json.loads(part.read_text()) if part.is_file() else None
     problem = fault(ran) if ran else None
@@ -156,7 +170,7 @@ def run_notebook(root: Path, name: str, shared: dict[str, Any]) -> str | None:
     part.write_text(json.dumps(ran, indent=1, ensure_ascii=False) + "\n")
     whole.parent.mkdir(parents=True, exist_ok=True)
     part.replace(whole)
-    whole.with_suffix(".json").write_text(json.dumps(made_from, indent=1) + "\n")
+    whole.with_suffix(".json").write_text(json.dumps(read, indent=1) + "\n")
     print(f"  {name:24} {time.time() - begun:6.1f} s", flush=True)
     return None
 
@@ -179,10 +193,11 @@ def run_notebooks(root: Path, jobs: int = 2) -> None:
 
 
 def check_runs(root: Path) -> None:
-    """Every notebook page is a whole run; runs of pages that left the book are removed."""
+    """Every notebook page is a whole run; runs of pages that left the book are removed, but no
+    folders and no hidden files."""
     names = notebook_names(root)
-    for old in (root / EXECUTED).glob("*"):
-        if old.stem not in names:
+    for old in (root / EXECUTED).glob("[!.]*"):
+        if old.stem not in names and not old.is_dir():
             old.unlink()
     for name in names:
         path = root / EXECUTED / f"{name}.ipynb"
@@ -223,9 +238,15 @@ def build_html(root: Path) -> None:
     stamp.write_text(now)
 
 
+def at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number from 1 on is needed, not {text!r}")
+    return int(text)
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--jobs", type=int, default=2, help="notebooks run at a time")
+    parser.add_argument("--jobs", type=at_least_one, default=2, help="notebooks run at a time")
     jobs = parser.parse_args(argv).jobs
     begun = time.time()
     try:

@@ -130,6 +130,8 @@ def test_parts_stay_below_their_limit_and_join_in_any_order(at, tmp_path, part_m
         (tmp_path / "copy.tar").write_bytes(files[0].read_bytes())
         with pytest.raises(BundleError, match="given twice"):
             bundle.unpack([*files, tmp_path / "copy.tar"])
+    with pytest.raises(BundleError, match="given twice"):
+        bundle.unpack([*files, files[0].parent / "." / files[0].name])
 
 
 def test_an_earlier_bundle_of_that_name_gives_way_and_nothing_else_does(at, tmp_path):
@@ -263,6 +265,20 @@ def test_no_checkpoint_beside_a_recorded_run(carried):
     taken = bundle.unpack(files)
     assert taken.checkpoints == [] and "it is recorded here" in taken.not_needed[0]
     assert list((paths.cache_dir() / "checkpoints").iterdir()) == []  # of 1: it is recorded now
+
+
+def test_a_failed_run_does_not_cost_a_checkpoint_here(carried):
+    files, home = carried(lambda: record(0, "failed", why="nan"), lambda: record(1, "failed"))
+    begin(0, epochs=3)
+    folder = paths.cache_dir() / "checkpoints" / make(1).key
+    folder.mkdir()
+    (folder / "block-0.tmp").write_text("of no use")
+    before = tree(home)
+    dry = bundle.unpack(files, dry_run=True)
+    taken = bundle.unpack(files)
+    assert taken == dry and taken.runs == [f"{make(1)} (failed)"]
+    assert taken.not_needed == [f"{make(0)}: failed there, begun here"]
+    assert runs.lookup(make(0)) is None and before.items() <= tree(home).items()
 
 
 def test_what_is_being_trained_here_is_left_alone(carried):
@@ -417,7 +433,7 @@ def bundle_of(tmp_path, run: bytes | None = None, key: str | None = None, about=
 
 def test_runs_that_are_not_what_they_say_are_refused(at, tmp_path):
     home = at("b")
-    facts = {"format": 1, "setting": make().as_dict(), "status": "finished"}
+    facts = {"format": 1, "setting": make().as_dict(), "status": "finished", "epochs": 1}
     for bad, words in (
             (b"{", "cannot be read"), (b'{"setting": {"nonsense": 1}}', "cannot be read"),
             (json.dumps({**facts, "setting": make(1).as_dict()}).encode(), "of another setting"),

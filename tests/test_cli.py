@@ -161,6 +161,41 @@ def test_a_reader_that_has_seen_enough_is_no_error(home):
     assert process.stderr.read() == b"" and process.wait() == 0
 
 
+def unheard(monkeypatch, *words) -> int:
+    """The exit code of a command whose reader has gone before the first word."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as stream, monkeypatch.context() as m:
+        m.setattr(sys, "stdout", stream)
+        return cli.main([*words])
+
+
+def test_work_goes_on_when_nobody_listens(home, monkeypatch):
+    monkeypatch.setattr(train, "expected", lambda *_, **__: "not long")
+    assert unheard(monkeypatch, *TINY, "--dry-run") == 0 and runs.find() == []
+    assert unheard(monkeypatch, *TINY) == 0
+    (run,) = runs.find()
+    assert run.finished and len(run.epochs["test"]) == 3
+    assert unheard(monkeypatch, *TINY, "--set", "lr=1e9", "--set", "momentum=0.99") == 1
+    assert len(runs.find(finished=False)) == 2
+    monkeypatch.setattr(doctor.os, "access", lambda path, mode: False)
+    assert unheard(monkeypatch, "doctor", "--quick") == 1
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["runs"], ["page", "--list"]])
+def test_what_only_prints_is_done_when_nobody_listens(home, monkeypatch, words):
+    assert unheard(monkeypatch, *words) == 0
+
+
+def test_another_pipe_that_breaks_is_no_reader_that_went(call, monkeypatch):
+    def fail(args):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(train, "main", fail)
+    code, out, err = call(*TINY)
+    assert (code, out) == (1, "") and "Broken pipe" in err
+
+
 # -------------------------------------------------------------------------------- words and tables
 
 
@@ -256,6 +291,27 @@ def test_an_interrupted_run_goes_on(call, monkeypatch, home):
         lab.setting("cross_entropy", rate=0.6, epochs=3, max_samples=200))[0].epochs["loss"])
 
 
+@pytest.mark.parametrize("lacks", ["rows", "epoch", "signals"])
+def test_a_checkpoint_that_lacks_something_is_named(call, home, monkeypatch, lacks):
+    s = lab.setting("cross_entropy", rate=0.6, epochs=3, max_samples=200)
+    set_lr, seen = engine.set_lr, []
+
+    def interrupt(optimiser, lr):
+        seen.append(lr)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        set_lr(optimiser, lr)
+
+    monkeypatch.setattr(engine, "set_lr", interrupt)
+    assert call(*TINY)[0] == 130
+    file = home / "data" / "cache" / "checkpoints" / s.key / "block-0.pt"
+    held = torch.load(file, weights_only=True)
+    del held[lacks]
+    torch.save(held, file)
+    code, _, err = call(*TINY)
+    assert code == 1 and f"block-0.pt cannot be read ('{lacks}'); delete its folder" in err
+
+
 def test_a_damaged_checkpoint_is_named(call, home):
     s = lab.setting("cross_entropy", rate=0.6, epochs=3, max_samples=200)
     folder = home / "data" / "cache" / "checkpoints" / s.key
@@ -297,7 +353,17 @@ def test_a_failed_run_says_so_and_is_tried_again_only_on_demand(call):
     (["--method", "gce", "--set", "noise_seed=1"], "use --noise-seed"),
     (["--method", "gce", "--rate", "1.5"], "outside [0, 1]"),
     (["--method", "gce", "--epochs", "0"], "epochs must be at least 1"),
-    (["--method", "gce", "--seed", "-1"], "a whole number from 0 on is needed, not -1"),
+    (["--method", "gce", "--seed", "-1"], "a whole number from 0 on is needed, not '-1'"),
+    (["--method", "gce", "--seed", "abc"], "a whole number from 0 on is needed, not 'abc'"),
+    (["--method", "gce", "--seed", "4294967296"], "from 0 to 4294967295, not 4294967296"),
+    (["--method", "gce", "--set", "batch_size=inf"], "'batch_size' takes int, not 'inf'"),
+    (["--method", "gce", "--set", "lr=-1"], "lr must be a number from 0 on, not -1.0"),
+    (["--method", "gce", "--set", "lr=nan"], "lr must be a number from 0 on, not nan"),
+    (["--method", "gce", "--set", "momentum=-1"], "momentum must be a number from 0 on"),
+    (["--method", "gce", "--set", "weight_decay=inf"], "weight_decay must be a number from 0 on"),
+    (["--method", "gce", "--noise", "none", "--rate", "0.4"], "'none' takes rate 0 or None"),
+    (["--method", "gce", "--noise", "none", "--rate", "0.4", "--dry-run"], "takes rate 0 or None"),
+    (["--method", "gce", "--noise", "superclass", "--dry-run"], "needs superclasses"),
     (["--method", "gce", "--max-samples", "3"], "max_samples must be at least 10"),
     (["--method", "gce", "--device", "tpu"], "allowed: auto, cpu, cuda, cuda:k"),
     (["--method", "gce", "--device", "cpu", "--graph"], "needs a GPU"),
@@ -378,7 +444,8 @@ ROW = {"stage": "train", "epoch": 4, "stage_epoch": 1, "stage_epochs": 10, "test
        "val": math.nan, "loss": 1.25, "seconds": 2.0, "seconds_evaluating": 1.0}
 
 
-def test_a_terminal_gets_a_line_that_moves():
+def test_a_terminal_gets_a_line_that_moves(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
     screen = Terminal()
     with train.Progress(screen, done=3, tick=0.005) as progress:
         while "epoch 4  " not in screen.getvalue():  # the first epoch shows its time already
@@ -389,6 +456,27 @@ def test_a_terminal_gets_a_line_that_moves():
     text = screen.getvalue()
     assert "\r\x1b[2Kwarm-up  epoch  1/10  test  50.00 %  val        –  loss 1.25" in text
     assert text.endswith("\r\x1b[2K") and progress.epochs == 4
+
+
+def test_the_line_that_moves_is_no_wider_than_the_terminal(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "30")
+    screen = Terminal()
+    with train.Progress(screen, tick=0.005) as progress:
+        progress.now = "stage of a long name  epoch 1/10"
+        while "long name" not in screen.getvalue():
+            time.sleep(0.005)
+    moving = [x for x in screen.getvalue().split("\r\x1b[2K") if "long name" in x]
+    assert moving and {len(x) for x in moving} == {29}
+
+
+def test_a_terminal_that_cannot_go_back_gets_plain_lines(monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    screen = Terminal()
+    with train.Progress(screen, tick=0.001) as progress:
+        progress(ROW)
+        time.sleep(0.02)
+    assert "\x1b" not in screen.getvalue() and screen.getvalue().count("\n") == 1
 
 
 def test_a_log_gets_plain_lines():
@@ -424,7 +512,7 @@ def record(seed: int = 0, tests=(0.5, 0.8, 0.7), val=(0.1, 0.3, 0.2), **changes)
     rows = [{"stage": "train", "epoch": i + 1, "test": t, "val": v, "loss": 1.0, "lr": 0.05,
              "seconds": 2.0, "seconds_evaluating": 0.5}
             for i, (t, v) in enumerate(zip(tests, val, strict=True))]
-    info = {"status": "finished", "realised_rate": 0.36, "seconds": 120.0 + seed, "epochs": 3,
+    info = {"status": "finished", "realised_rate": 0.36, "seconds": 120.0 + seed,
             "seconds_per_epoch": 2.0, "hardware": "abacus", "versions": {"torch": "2"},
             "samples": 1167, "validation": 130, "trusted": 0, "commit": "abc", "date": "today"}
     return runs.save(Setting(**{**values, **changes}), info, rows)
@@ -514,6 +602,45 @@ def test_a_damaged_record_is_named(call):
     assert (
         code == 1 and "BROKEN" in out and "1 thing to mend:" in err and "delete that folder" in err
     )
+
+
+def test_doctor_goes_on_after_a_record_that_lacks_a_fact(call, home, monkeypatch):
+    monkeypatch.setattr(cost, "time_steps", lambda network, dataset, *_: cost.Timing(
+        network, 1e-3, *cost.SIZES[dataset][3:]))
+    first, second, _ = record(0, options=lab.setting("gce").options), record(1), record(2)
+    facts = json.loads((first.folder / "run.json").read_text())
+    del facts["seconds"]
+    facts["hardware"] = engine.hardware("cpu")
+    (first.folder / "run.json").write_text(json.dumps(facts))
+    (second.folder / "epochs.csv").write_text("stage,test\n")
+    code, out, err = call("doctor")
+    assert code == 1 and "2 things to mend:" in err and "1 finished run, 0 failed" in out
+    assert f"{first.folder / 'run.json'} is damaged (it has no 'seconds')" in err
+    assert f"{second.folder} is damaged (epochs.csv: " in err
+    assert "what one run costs here" in out and re.search(r"^gce .* ~", out, re.M)
+
+
+# ------------------------------------------------------------------------- the code's commit
+
+
+def git(folder, *words) -> str:
+    who = ["-c", "user.name=A", "-c", "user.email=a@b.c"]
+    return subprocess.run(["git", "-C", str(folder), *who, *words], capture_output=True,
+                          text=True, check=True).stdout.strip()
+
+
+def test_the_commit_is_that_of_the_code_wherever_the_runs_lie(home, monkeypatch):
+    monkeypatch.delenv("NOISYLABELS_COMMIT", raising=False)
+    git(home, "init", "-q")
+    git(home, "commit", "-q", "--allow-empty", "-m", "somebody else's")
+    other = git(home, "rev-parse", "--short=12", "HEAD")
+    if (REPO / ".git").exists():
+        assert lab.commit().rstrip("+") == git(REPO, "rev-parse", "--short=12", "HEAD") != other
+    # an installed copy: of the project folder
+    monkeypatch.setattr(lab, "__file__", str(home / "lib" / "site-packages" / "noisylabels" / "x"))
+    assert lab.commit() == other
+    monkeypatch.setenv("NOISYLABELS_COMMIT", "said")
+    assert lab.commit() == "said"
 
 
 # ------------------------------------------------------------------------------------------- pages
@@ -614,6 +741,75 @@ def test_wrong_pages_are_refused(call, page, home):
     refused(call("page", "magic.ipynb", "-p", "x", "2"), "is not plain Python")
 
 
+@pytest.mark.parametrize("out, said", [
+    ("notebooks/other.ipynb", "must not lie in notebooks/"),
+    ("notebooks/below/x.ipynb", "must not lie in notebooks/"),
+    ("book/executed/tiny.ipynb", "must not lie in book/executed/"),
+    ("mine.ipynb", "mine.ipynb is there and no page of this command"),
+    ("text.ipynb", "text.ipynb is there and no page of this command"),
+    ("folder.ipynb", "folder.ipynb is there and no page of this command"),
+    ("late.ipynb", "late.failed.ipynb is there and no page of this command"),
+])
+def test_a_page_takes_the_place_of_pages_alone(call, page, home, monkeypatch, out, said):
+    monkeypatch.setattr(pages, "run", None)
+    notebook(home / "mine.ipynb", "x = 1")
+    (home / "text.ipynb").write_text("no json")
+    (home / "folder.ipynb").mkdir()
+    (home / "late.failed.ipynb").write_text("{}")
+    refused(call("page", "tiny", "-o", out), said)
+
+
+def test_a_page_reads_the_datasets_of_the_command(call, page, home, monkeypatch):
+    seen = []
+
+    def popen(command, env, **_):
+        seen.append(env["NOISYLABELS_DATA"])
+        return Papermill(command)
+
+    monkeypatch.setattr(pages.subprocess, "Popen", popen)
+    (home / "else").mkdir()
+    monkeypatch.chdir(home / "else")
+    monkeypatch.setenv("HOME", str(home))
+    for said in ("images", "~/images"):
+        monkeypatch.setenv("NOISYLABELS_DATA", said)
+        call("page", "tiny")
+    assert seen == [str((home / "else" / "images").resolve()), str((home / "images").resolve())]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_page_that_is_told_to_end_leaves_no_process(page, home, number):
+    """A papermill with a child of its own; both end with the command."""
+    (home / "papermill.py").write_text(
+        "import os, subprocess, sys, time\n"
+        "child = subprocess.Popen(['sleep', '100'])\n"
+        "open('pids.part', 'w').write(f'{os.getpid()} {child.pid}')\n"
+        "os.rename('pids.part', 'pids')\n"
+        "time.sleep(100)\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "noisylabels", "page", "tiny"], stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(REPO / "lib"), "PYTHONSAFEPATH": ""})
+    pids, deadline = home / "pids", time.monotonic() + 30
+    while not pids.exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (130, "noisylabels: stopped.\n") and "running tiny" in out
+    for pid in pids.read_text().split():
+        while alive(pid) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not alive(pid)
+
+
+def alive(pid: str) -> bool:
+    """Whether it runs; one that has ended and waits to be asked how does not."""
+    try:
+        with open(f"/proc/{pid}/stat") as f:
+            return f.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 def test_a_page_runs_with_its_parameters(call, page, home):
     code, out, err = call(
         "page", "tiny", "-p", "seed", "3", "-p", "rate", "1e-5", "-p", "cap", "7"
@@ -630,12 +826,13 @@ def test_a_page_runs_with_its_parameters(call, page, home):
 
 
 def test_a_failing_page_leaves_the_earlier_one(call, page, home):
-    (home / "out.ipynb").write_text("earlier")
+    earlier = json.dumps({"cells": [], "metadata": {"papermill": {}}})
+    (home / "out.ipynb").write_text(earlier)
     code, out, err = call("page", "tiny", "-p", "rate", "2", "-o", "out.ipynb")
     assert code == 1 and "done" not in out
     assert err == ("noisylabels: tiny failed in code cell 4 of 4 with AssertionError: the rate is "
                    "too large; what ran before it is in out.failed.ipynb.\n")
-    assert (home / "out.ipynb").read_text() == "earlier"
+    assert (home / "out.ipynb").read_text() == earlier
     assert sorted(p.name for p in home.glob("*.ipynb")) == ["out.failed.ipynb", "out.ipynb"]
 
 
@@ -643,21 +840,13 @@ class Papermill:
     """A process that does not end well."""
 
     def __init__(self, command, **_):
-        self.returncode, self.out, self.killed = 1, command[4], False
-        Papermill.last = self
+        self.returncode, self.out, self.pid = 1, command[4], 2**30
 
     def communicate(self):
         return None, "Traceback\nNoSuchKernel: python3\n"
 
-    def terminate(self):
-        self.asked = True
-
     def wait(self, seconds):
-        assert self.asked
         raise subprocess.TimeoutExpired("papermill", seconds)
-
-    def kill(self):
-        self.killed = True
 
 
 def test_papermill_without_an_output_is_reported(call, page, monkeypatch):
@@ -675,10 +864,13 @@ def test_an_interrupted_page_leaves_nothing(call, page, home, monkeypatch):
             f.write("half")
         raise KeyboardInterrupt
 
+    sent = []
     monkeypatch.setattr(Papermill, "communicate", interrupted)
     monkeypatch.setattr(pages.subprocess, "Popen", Papermill)
+    monkeypatch.setattr(pages.os, "killpg", lambda group, number: sent.append((group, number)))
     code, _, err = call("page", "tiny")
-    assert (code, err) == (130, "noisylabels: stopped.\n") and Papermill.last.killed
+    assert (code, err) == (130, "noisylabels: stopped.\n")
+    assert sent == [(2**30, signal.SIGTERM), (2**30, signal.SIGKILL)]
     assert os.listdir(home / "_build" / "pages") == []
 
 

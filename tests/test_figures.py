@@ -7,6 +7,7 @@ import dataclasses
 import io
 import math
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -173,6 +174,23 @@ def test_runs_of_unequal_length_are_averaged_where_they_are():
     np.testing.assert_allclose(stacked, [[10, 20, 40], [30, np.nan, np.nan]])
     figure = figures.learning_curves([made_up([0.1, 0.2, 0.4]), made_up([0.3])])
     np.testing.assert_allclose(lines(figure)["Test accuracy"], [20, 20, 40])
+
+
+@pytest.mark.parametrize("band", ["range", "std", "none"])
+def test_nothing_is_drawn_where_nothing_was_measured(band):
+    some = [made_up(val=[math.nan, 0.2, math.nan]), made_up(val=[math.nan, 0.4, 0.6], seed=1)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = figures.learning_curves(some, "val", band=band)
+        figures.memorisation([made_up(), made_up(seed=1)])
+    (line,) = figure.axes[0].get_lines()
+    np.testing.assert_allclose(line.get_ydata(), [math.nan, 30, 60])
+    for drawn in figure.axes[0].collections:
+        y = drawn.get_paths()[0].vertices
+        wide = {"range": 10, "std": math.sqrt(200)}[band]
+        at = {x: y[y[:, 0] == x, 1] for x in (1, 2, 3)}
+        assert not len(at[1]) and set(at[3]) == {60}
+        assert (at[2].min(), at[2].max()) == pytest.approx((30 - wide, 30 + wide))
 
 
 def test_learning_curves_refuse():

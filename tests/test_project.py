@@ -265,6 +265,51 @@ def test_a_build_with_warnings_warns_again_and_a_changed_shell_starts_afresh(boo
     assert kept() is False
 
 
+def test_a_stamp_that_cannot_be_read_is_out_of_date(book):
+    for content in (b"", b"{", b"\xff", b"[]"):
+        pretend_run(book).with_suffix(".json").write_bytes(content)
+        assert build.out_of_date(book) == ["tiny"]
+    pretend_run(book)
+    assert build.out_of_date(book) == []
+
+
+def test_the_gate_leaves_hidden_files_and_folders(book):
+    run = pretend_run(book)
+    (run.parent / ".ipynb_checkpoints").mkdir()
+    (run.parent / ".gitkeep").write_text("")
+    (run.parent / "figures").mkdir()
+    (run.parent / "gone.json").write_text("{}")
+    build.check_runs(book)
+    assert {p.name for p in run.parent.iterdir()} == {
+        ".ipynb_checkpoints", ".gitkeep", "figures", "tiny.ipynb", "tiny.json"}
+
+
+def test_pages_find_the_datasets_wherever_the_build_was_started(book, monkeypatch):
+    (book / "elsewhere" / "images").mkdir(parents=True)
+    monkeypatch.chdir(book)
+    monkeypatch.setenv("HOME", str(book))
+    seen = []
+    monkeypatch.setattr(build.subprocess, "run", lambda *a, env, **k: seen.append(env) or (
+        SimpleNamespace(returncode=1, stderr="")))
+    for said in ("elsewhere", "~/elsewhere"):
+        monkeypatch.setenv("NOISYLABELS_DATA", said)
+        assert build.datasets_at_hand(book) == ["images"]
+        build.run_notebook(book, "tiny", {})
+    monkeypatch.delenv("NOISYLABELS_DATA")
+    assert build.datasets_at_hand(book) == []
+    build.run_notebook(book, "tiny", {})
+    assert [env["NOISYLABELS_DATA"] for env in seen] == [
+        *[str((book / "elsewhere").resolve())] * 2, str(book / "data" / "datasets")]
+
+
+@pytest.mark.parametrize("jobs", ["0", "-1", "x", "1.5"])
+def test_a_build_needs_a_job_at_least(capsys, jobs):
+    with pytest.raises(SystemExit) as end:
+        build.main([f"--jobs={jobs}"])
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and f"a whole number from 1 on is needed, not '{jobs}'" in said
+
+
 def test_main_reports_a_book_error_on_stderr(monkeypatch, capsys, book):
     monkeypatch.setattr(build, "ROOT", book)
     (book / "index.md").unlink()

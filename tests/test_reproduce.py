@@ -523,6 +523,11 @@ def test_without_anything_to_run_it_says_why(call):
     (["--method", "gcee"], "(nearest: 'gce')"), (["--dataset", "cifar10"], "allowed: digits"),
     (["--budget", "big"], "unknown --budget 'big'"), (["--minutes", "-1"], "from 0 on is needed"),
     (["--jobs", "0"], "auto or a whole number from 1 on"), (["--set", "q"], "takes KEY=VALUE"),
+    (["--jobs", "x"], "auto or a whole number from 1 on is needed, not 'x'"),
+    (["--minutes", "abc"], "a number of minutes from 0 on is needed, not 'abc'"),
+    (["--minutes", "nan"], "a number of minutes from 0 on is needed, not 'nan'"),
+    (["--pack", "x.tar", "--part-mb", "x"], "a positive number is needed, not 'x'"),
+    (["--seeds", "0"], "a whole number from 1 on is needed, not '0'"),
     (["--set", "sharpness=1"], "unknown option 'sharpness'"),
     (["--device", "tpu"], "allowed: auto"),
     (["--part-mb", "16"], "--part-mb is about a bundle; add --pack FILE"),
@@ -580,6 +585,47 @@ def test_the_table_holds_our_runs_against_the_printed_numbers(call, home, cifar,
     assert "76.00" not in out and "direction" not in out.split("verdict")[1].split("[1]")[0]
     code, out, _ = call("--budget", "paper", *args[:6], "--set", "batch_size=64")
     assert "87.20" not in out
+
+
+@pytest.mark.parametrize("words, code, said", [
+    (["--out", "file"], 1, "no report can be written to file: File exists; name another"),
+    (["--out", "file/below"], 1, "no report can be written to file/below: Not a directory"),
+    (["--out", "taken"], 2, "taken/reproduce-smoke.csv is a folder"),
+    (["--pack", "x.tar", "--part-mb", "1"], 2, "x-1of2.tar is there and is no bundle"),
+    (["--pack", "y.tar"], 2, "y.tar is a folder"),
+])  # fmt: skip
+def test_what_cannot_be_written_is_said_before_any_training(
+        call, home, timed, monkeypatch, words, code, said):  # fmt: skip
+    (home / "file").write_text("in the way")
+    for folder in ("taken/reproduce-smoke.csv", "x-1of2.tar", "y.tar"):
+        (home / folder).mkdir(parents=True)
+    monkeypatch.setattr(workers, "train_all", None)
+    got, out, err = call(*smoke("--minutes", 1, *words))
+    assert (got, out) == (code, "") and said in err and err.count("\n") == 1
+
+
+def test_a_folder_that_is_closed_is_said_before_any_training(call, home, timed, monkeypatch):
+    def closed(**_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(workers, "train_all", None)
+    monkeypatch.setattr(workers.tempfile, "TemporaryFile", closed)
+    code, out, err = call(*smoke("--minutes", 1, "--out", "out"))
+    assert (code, out) == (1, "") and "written to out: Read-only file system; name another" in err
+
+
+def test_a_report_that_cannot_be_written_does_not_cost_the_bundle(
+        call, home, timed, monkeypatch):  # fmt: skip
+    s = lab.setting("gce", "digits", "none", 0.0, "smoke", epochs=2, max_samples=200)
+    record(s)
+
+    def full(*_):
+        raise reproduce.Failed("could not write the report")
+
+    monkeypatch.setattr(report, "write", full)
+    code, out, err = call(*smoke("--minutes", 0, "--out", "out", "--pack"))
+    assert code == 1 and err == "noisylabels: could not write the report\n"
+    assert "packed 1 run and 0 checkpoints" in out and (home / "out" / "runs.tar").is_file()
 
 
 def test_the_order_can_be_the_wrong_one(call, home, cifar, timed):
@@ -749,6 +795,7 @@ def test_progress_in_a_pipe_is_plain_lines(home):
 
 def test_progress_on_a_terminal_is_one_line_a_run_and_a_total(home, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TERM", "xterm")
     out = Terminal()
     with board(out) as b:
         first, second = todo("gce"), todo("elr")
@@ -763,6 +810,14 @@ def test_progress_on_a_terminal_is_one_line_a_run_and_a_total(home, monkeypatch)
     assert len(lines) == 3 and all(len(line) <= 59 for line in lines)
     assert lines[0].startswith("gce, digits, symmetric 40 %, seed 0  epoch 4/10  test 5")
     assert lines[2] == "0 of 3 runs ended, 1.0 of 10 minutes"
+
+
+def test_a_terminal_that_cannot_go_back_gets_plain_lines(home, monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    out = Terminal()
+    with board(out, every=0.0) as b:
+        b.began(todo("gce")), b.tick()
+    assert "\x1b" not in out.getvalue() and "at work: gce" in out.getvalue()
 
 
 def test_columns_of_the_csv_are_all_filled_by_someone():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import signal
 import subprocess
@@ -76,11 +77,19 @@ def test_settings_resolve_by_budget():
     assert (paper.options["beta"], paper.options["lam"]) == (0.7, 3.0)
     asym = lab.setting("elr", "cifar10", "asymmetric", 0.4, "paper")
     assert (asym.options["beta"], asym.options["lam"], asym.options["epochs"]) == (0.9, 1.0, 120)
-    assert asym.options["milestones"] == (40, 80) and paper.val_fraction == 0.0
-    assert lab.setting("elr", "cifar100", "symmetric", 0.4, "paper").options["lam"] == 7.0
+    assert asym.options["milestones"] == (41, 81) and paper.val_fraction == 0.0
+    hundred = lab.setting("elr", "cifar100", "symmetric", 0.4, "paper").options
+    assert hundred["lam"] == 7.0 and hundred["milestones"] == (81, 121)
+    rates = [lab.settings_of(asym).lr_at(e) for e in (40, 41, 80, 81)]
+    assert rates == pytest.approx([0.02, 2e-4, 2e-4, 2e-6])  # lowered at the end of 40 and 80
+    for kind in ("dividemix-asymmetric", "drpl-nonuniform", "asymmetric-coin"):
+        other = lab.setting("elr", "cifar10", kind, 0.4, "paper").options
+        assert (other["lam"], other["milestones"]) == (1.0, (41, 81)), kind
+    fast = lab.setting("elr", "cifar10", "asymmetric", 0.4, "fast").options
+    assert (fast["milestones"], fast["schedule"], fast["drop"]) == ((), "cosine", 0.1)
     small = lab.setting("gce", "cifar10", "symmetric", 0.8, "laptop", seed=2, q=0.5)
     assert small.max_samples == 10_000 and small.seed == "2" and small.options["q"] == 0.5
-    assert lab.settings_of(asym).milestones == (40, 80)
+    assert lab.settings_of(asym).milestones == (41, 81)
 
 
 @pytest.mark.parametrize("call, words", [
@@ -158,6 +167,29 @@ def test_recorder_counts_by_truth(home):
     run, _ = lab.watch(quick(), each)
     for k, name in enumerate(("clean_fit", "wrong_fit", "wrong_corrected")):
         np.testing.assert_allclose(run.epochs[name], [seen[e][k] for e in (1, 2, 3)], atol=1e-6)
+
+
+def test_foreign_images_have_no_label_to_be_corrected_to(home, monkeypatch):
+    """Out of distribution `y_true` is the label that was kept, and right for nobody."""
+    task, truth = lab.prepare(quick())
+    foreign = torch.arange(len(task)) % 3 == 0
+    mistaken = torch.arange(len(task)) % 3 == 1
+    right = torch.eye(10)[truth.y_true]
+    right[foreign] = right[foreign].roll(1, 1)  # the guesses: all right but for the foreign ones
+    monkeypatch.setattr(Recorder, "logits", lambda self, images, nets=None: right
+                        if len(images) == len(task) else torch.zeros(len(images), 10))
+    given = torch.where(mistaken, (truth.y_true + 1) % 10, truth.y_true)
+    for wrong, y_given, expected in (
+            (foreign, truth.y_true, (math.nan, 1.0)), (mistaken, given, (1.0, 2 / 3)),
+            (foreign | mistaken, given, (1.0, 1.0)),
+            (torch.ones(len(task), dtype=torch.bool), truth.y_true, (math.nan, math.nan))):
+        log = Recorder(dataclasses.replace(task, y_given=y_given),
+                       dataclasses.replace(truth, wrong=wrong))
+        net, _ = engine.start(lab.settings_of(quick()), task)
+        for _ in log.epochs(1, net):
+            log.targets(right)
+        found = [log.rows[0][k] for k in ("wrong_corrected", "label_accuracy")]
+        np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_signals_are_kept_when_asked_for(home):

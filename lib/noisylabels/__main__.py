@@ -4,7 +4,9 @@ Each subcommand is a module with `add_arguments(parser)` and `main(args) -> int`
 that is asked for is imported, and it imports torch only when it has work to do, so that `--help`
 is quick.
 
-Exit codes: 0 done, 1 it went wrong, 2 wrong usage or a bad value, 130 interrupted.
+Exit codes: 0 done, 1 it went wrong, 2 wrong usage or a bad value, 130 interrupted. When the
+reader of its output goes, such as `head`, a command that only prints is done; any other falls
+silent and goes on with its work.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ import importlib.util
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from contextlib import suppress
+from typing import Any, NoReturn
 
 from . import __version__
 from .cli.common import Failed, nearest
@@ -150,20 +153,64 @@ def deliberate(error: BaseException) -> bool:
     return name.split(".")[0] == "noisylabels" or name == "__main__"
 
 
+class Unheard:
+    """A stream that falls silent when its reader goes."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            self._stream.write(text)
+        except BrokenPipeError:
+            _silence(self._stream)
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            _silence(self._stream)
+
+
+def _silence(stream: Any) -> None:
+    """What is still written to the stream goes nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def _only_prints(args: argparse.Namespace) -> bool:
+    flags = ("dry_run", "list", "help_parameters")
+    return args.command == "runs" or any(getattr(args, flag, False) for flag in flags)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: this process's) and return its exit code."""
-    for stream in (sys.stdout, sys.stderr):
+    streams, works = (sys.stdout, sys.stderr), False
+    for stream in streams:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that cannot show "±" shows "?"
     try:
-        args = parse(sys.argv[1:] if argv is None else argv)
+        try:
+            args = parse(sys.argv[1:] if argv is None else argv)
+        finally:
+            sys.stdout.flush()  # --help ends here
+        if works := not _only_prints(args):
+            unheard: list[Any] = [Unheard(stream) for stream in streams]
+            sys.stdout, sys.stderr = unheard
         code = int(args.run(args))
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
         return _say("stopped.", 130)
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError as error:
+        if works:  # some other pipe than the output's
+            return _say(str(error), 1)
+        _silence(sys.stdout)
         return 0
     except Failed as error:
         return _say(str(error), 1)
@@ -186,6 +233,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not deliberate(error) and not isinstance(error, OSError):
             raise
         return _say(str(error), 1)
+    finally:
+        with suppress(OSError):
+            Unheard(streams[0]).flush()
+        sys.stdout, sys.stderr = streams
 
 
 def _say(sentence: str, code: int) -> int:

@@ -82,6 +82,7 @@ class Summary:
 
     setting: the cell, a setting without its seeds. runs: may be empty (not run). failed: how many
     runs broke down. by_validation: at the epoch chosen on noisy labels. best: the oracle.
+    All but the last epoch look at the last stage alone.
     """
 
     setting: Setting
@@ -136,9 +137,9 @@ class Summary:
 
 
 def mean_last_10(run: Run) -> float:
-    """Mean test accuracy of the last ten epochs; of the last ten ends of a cycle where the
-    learning rate is restarted."""
-    test = run.epochs["test"]
+    """Mean test accuracy of the last stage's last ten epochs; of its last ten ends of a cycle
+    where the learning rate is restarted."""
+    test = run.last_stage()
     if run.setting.options.get("schedule") == "restarts":
         period = int(run.setting.options["period"])
         ends = test[period - 1 :: period]

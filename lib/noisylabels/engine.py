@@ -68,6 +68,9 @@ class Recipe:
         for name in ("epochs", "batch_size", "period"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        for name in ("lr", "momentum", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be a number from 0 on, not {getattr(self, name)}.")
         object.__setattr__(self, "milestones", tuple(self.milestones))
 
     def lr_at(self, epoch: int, epochs: int | None = None) -> float:

@@ -206,13 +206,13 @@ def stack(runs: Sequence[Run], column: str) -> np.ndarray:
 
 def _band(ax: Any, y: np.ndarray, label: str, colour: str, dash: Any, band: str) -> None:
     x = np.arange(1, y.shape[1] + 1)
-    count = np.maximum(1, np.isfinite(y).sum(0))
-    mean = np.nansum(y, 0) / count
+    known = np.ma.masked_invalid(y)
+    mean, least, greatest = (np.ma.filled(part, np.nan) for part in (
+        known.mean(0), known.min(0), known.max(0)))  # nothing is drawn where nothing was measured
     ax.plot(x, mean, color=colour, linestyle=dash, label=label)
     if len(y) > 1 and band != "none":
-        wide = np.sqrt(np.nansum((y - mean) ** 2, 0) / np.maximum(1, count - 1))
-        low, high = (np.nanmin(y, 0), np.nanmax(y, 0)) if band == "range" else (
-            mean - wide, mean + wide)
+        wide = np.ma.filled(known.std(0, ddof=1), 0.0)
+        low, high = (least, greatest) if band == "range" else (mean - wide, mean + wide)
         ax.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
 
 
@@ -249,7 +249,8 @@ def memorisation(runs: Run | Iterable[Run], *, title: str = "", ax: Any = None) 
     learning_curves(runs, ("clean_fit", "wrong_fit", "wrong_corrected", "test"),
                     by=lambda r: "all", ax=ax)
     test = np.nanmean(stack(runs, "test"), 0)
-    best, last = int(np.nanargmax(test)), len(test) - 1
+    last, final = len(test) - 1, len(runs[0].last_stage())  # earlier stages' networks are gone
+    best = len(test) - final + int(np.nanargmax(test[-final:]))
     ax.axvline(best + 1, color=GREY, linewidth=1, linestyle=":")
     ax.plot(best + 1, test[best], "o", color=GREY, zorder=4)
     ax.plot(last + 1, test[last], "o", color=BLACK, zorder=4, clip_on=False)

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import typing
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -163,7 +164,7 @@ def _cast(name: str, value: Any, kind: Any) -> Any:
             number = float(value)
             if kind is float or number == int(number):
                 return kind(number)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             pass
     raise ValueError(f"option {name!r} takes {getattr(kind, '__name__', kind)}, not {value!r}.")
 
@@ -208,7 +209,7 @@ def prepare(s: Setting, execution: engine.Execution | None = None) -> tuple[engi
         y_true=y_true[in_train].to(device), wrong=labels.wrong[in_train].to(device),
         x_test=data.x_test.to(device), y_test=data.y_test.to(device),
         x_val=images[split.val].to(device), y_val=labels.y_given[~in_train].to(device),
-        probe=probe.to(device), note=labels.note)
+        probe=probe.to(device), note=labels.note, redrawn=labels.redrawn)
     return task, truth
 
 
@@ -221,7 +222,8 @@ def strong_view(data: datasets.Dataset) -> views.View:
 def _noise_arguments(s: Setting, data: datasets.Dataset, chosen: Tensor, noisy: Tensor,
                      execution: engine.Execution) -> dict[str, Any]:
     official = next((v for k, v in noise.OFFICIAL_SEEDS.items() if s.noise.startswith(k)), 0)
-    common = dict(rate=s.rate, num_classes=data.num_classes, seed=official + s.noise_seed)
+    common = dict(rate=s.rate, num_classes=data.num_classes,
+                  seed=(official + s.noise_seed) % (runs.MOST_SEED + 1))
     if s.noise.startswith("human-"):
         human = datasets.human_labels(s.dataset, s.noise.removeprefix("human-"))
         return dict(kind="human", y_human=human[chosen][noisy], **common)
@@ -297,6 +299,7 @@ def facts(s: Setting, task: engine.Task, truth: Truth) -> dict[str, Any]:
         "trusted": 0 if task.trusted is None else len(task.trusted[1]),
         "realised_rate": round(float(truth.wrong.float().mean()), 6),
         **({"noise_note": truth.note} if truth.note else {}),
+        **({"noise_redrawn": truth.redrawn} if truth.redrawn else {}),
         "commit": commit(), "date": runs.now(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "hardware": engine.hardware(task.device),
@@ -305,10 +308,10 @@ def facts(s: Setting, task: engine.Task, truth: Truth) -> dict[str, Any]:
 
 
 def summary(log: Recorder) -> dict[str, Any]:
-    """The final numbers of a record."""
-    test = [row["test"] for row in log.rows]
+    """The final numbers of a record; `mean_last_10` and `best` are of the last stage."""
+    test = [row["test"] for row in log.rows if row["stage"] == log.rows[-1]["stage"]]
     seconds = [row["seconds"] for row in log.rows]
-    return {"epochs": len(test), "last": test[-1],
+    return {"epochs": len(log.rows), "last": test[-1],
             "mean_last_10": sum(test[-10:]) / len(test[-10:]),
             "best": max(test), "seconds_per_epoch": sorted(seconds)[len(seconds) // 2],
             "seconds": sum(seconds) + sum(row["seconds_evaluating"] for row in log.rows)}
@@ -322,8 +325,11 @@ def commit() -> str:
     if given := os.environ.get("NOISYLABELS_COMMIT"):
         return given
 
+    checkout = Path(__file__).resolve().parents[2]
+    where = checkout if (checkout / "_config.yml").exists() else paths.home()
+
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(paths.home()), *words], capture_output=True,
+        return subprocess.run(["git", "-C", str(where), *words], capture_output=True,
                               text=True, check=True).stdout.strip()
 
     try:

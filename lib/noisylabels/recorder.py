@@ -46,6 +46,7 @@ class Truth:
         probe: int64 indices of the training samples whose accuracy is followed (all, or a fixed
             random part where evaluating all would cost too much).
         note: where labels come from that were not drawn; part of the record.
+        redrawn: how often a source class had run out of images and another was drawn.
     """
 
     y_true: Tensor
@@ -56,6 +57,7 @@ class Truth:
     y_val: Tensor
     probe: Tensor
     note: str = ""
+    redrawn: int = 0
 
 
 class Recorder:
@@ -147,15 +149,22 @@ class Recorder:
         self.signal(f"p_clean{suffix}", values)
 
     def targets(self, values: Tensor, suffix: str = "") -> None:
-        """Hand over the current (soft) labels (N, C); recorded: how many have a right argmax."""
-        right = values.argmax(1) == self.truth.y_true
-        self.note(**{f"label_accuracy{suffix}": right.float().mean()})
+        """Hand over the current (soft) labels (N, C); recorded: how many have a right argmax,
+        among the samples for which some label is right (NaN without any)."""
+        own = ~self._foreign
+        right = (values.argmax(1) == self.truth.y_true) & own
+        self.note(**{f"label_accuracy{suffix}": right.sum() / own.sum()})
 
     def signal(self, name: str, values: Tensor) -> None:
         """Keep a per-sample array (N,) under `name`; the last one handed over is recorded."""
         self._handed[name] = values.detach().to(torch.float16)
 
     # --------------------------------------------------------------------------- measuring
+
+    @property
+    def _foreign(self) -> Tensor:
+        """bool (N,): images of no class, whose kept label is wrong though it is `y_true`."""
+        return self.truth.wrong & (self.task.y_given == self.truth.y_true)
 
     def signals(self) -> dict[str, np.ndarray]:
         """The per-sample arrays handed over last (float16), for the record."""
@@ -183,7 +192,7 @@ class Recorder:
             else math.nan,
             "clean_fit": share(guess == given, 1 - wrong),
             "wrong_fit": share(guess == given, wrong),
-            "wrong_corrected": share(guess == true, wrong),
+            "wrong_corrected": share(guess == true, wrong * ~self._foreign[t.probe]),
             **self._notes,
         }
         there = {k: v.float() for k, v in numbers.items() if isinstance(v, Tensor)}
@@ -242,13 +251,13 @@ class Recorder:
                 _put_back(mine, theirs)
             for name, drawn in saved["generators"].items():
                 self.task.rng(name).set_state(drawn)
+            rows, epoch = list(saved["rows"]), int(saved["epoch"])
+            handed = {k: v.to(self.task.device) for k, v in saved["signals"].items()}
         except Exception as error:
             raise StoreError(f"the checkpoint {file} cannot be read ({error}); delete its folder "
                              f"to start this run anew.") from error
-        self.rows = list(saved["rows"])
-        self._handed = {k: v.to(self.task.device) for k, v in saved["signals"].items()}
-        self.resumed_at = len(self.rows)
-        return int(saved["epoch"])
+        self.rows, self._handed, self.resumed_at = rows, handed, len(rows)
+        return epoch
 
 
 def _state_of(x: Any) -> Any:

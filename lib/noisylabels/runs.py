@@ -36,6 +36,9 @@ from . import paths
 
 BUDGETS = ("smoke", "laptop", "fast", "paper")
 FORMAT = 1  # of run.json; older files of a smaller number stay readable
+MOST_SEED = 2**32 - 1  # what numpy's generators take
+FILES = "*/*/*/[!.]*/run.json"  # of the store; a folder with a dot is being written
+NEEDED = ("epochs", "seconds", "realised_rate", "hardware")  # facts of every finished run
 
 
 class StoreError(RuntimeError):
@@ -77,6 +80,10 @@ class Setting:
             raise ValueError(f"noise rate {self.rate} is outside [0, 1].")
         if not 0.0 <= self.val_fraction < 1.0:
             raise ValueError(f"val_fraction {self.val_fraction} is outside [0, 1).")
+        for name in ("split_seed", "noise_seed", "init_seed"):
+            if not 0 <= getattr(self, name) <= MOST_SEED:
+                raise ValueError(f"{name} must be a whole number from 0 to {MOST_SEED}, not "
+                                 f"{getattr(self, name)}.")
         options = {k: tuple(v) if isinstance(v, list) else v for k, v in self.options.items()}
         object.__setattr__(self, "options", dict(sorted(options.items())))
         object.__setattr__(self, "rate", float(self.rate))
@@ -121,6 +128,18 @@ class Setting:
                 f"{self.budget} budget, seed {self.seed}")
 
 
+class Facts(dict[str, Any]):
+    """What `file`, a run.json, says. To ask for a fact that it lacks is a StoreError."""
+
+    def __init__(self, values: Mapping[str, Any], file: Path) -> None:
+        super().__init__(values)
+        self.file = file
+
+    def __missing__(self, name: str) -> Any:
+        raise StoreError(f"{self.file} is damaged (it has no {name!r}); delete that folder and "
+                         f"run it again.")
+
+
 @dataclass(frozen=True)
 class Run:
     """One recorded run: its setting, its facts (`info`), its per-epoch numbers and signals.
@@ -129,7 +148,10 @@ class Run:
     [0, 1] on the test set and on the noisy validation labels), `clean_fit` (training samples
     with a right label: share predicted right), `wrong_fit` (samples with a wrong label: share
     predicted *as given*, i.e. memorised), `wrong_corrected` (the same samples: share predicted
-    as their true class), `loss`, `lr`, `seconds`, and what the method noted. `stage` stays text.
+    as their true class, foreign images of no class left out), `loss`, `lr`, `seconds`, and what
+    the method noted. A share of nothing is NaN. `stage` stays text. A staged method discards the
+    networks of its earlier stages: `best`, `mean_last` and `by_validation` look at the last stage
+    alone.
     """
 
     setting: Setting
@@ -153,19 +175,28 @@ class Run:
     def last(self, column: str = "test") -> float:
         return float(self.epochs[column][-1])
 
+    def last_stage(self, column: str = "test") -> np.ndarray:
+        """A column at the epochs of the last stage."""
+        stage = self.epochs.get("stage")
+        values = self.epochs[column]
+        return values if stage is None else values[stage == stage[-1]]
+
     def best(self, column: str = "test") -> float:
-        """The best epoch *by the test set*: an oracle nobody has; always shown in grey."""
-        return float(np.nanmax(self.epochs[column]))
+        """The best epoch of the last stage *by the test set*: an oracle nobody has; always shown
+        in grey."""
+        return float(np.nanmax(self.last_stage(column)))
 
     def mean_last(self, count: int = 10, column: str = "test") -> float:
-        return float(np.mean(self.epochs[column][-count:]))
+        """Mean over the last `count` epochs of the last stage (all of them if it has fewer)."""
+        return float(np.mean(self.last_stage(column)[-count:]))
 
     def by_validation(self, column: str = "test") -> float:
-        """`column` at the epoch with the best noisy-validation accuracy (NaN without a split)."""
-        val = self.epochs.get("val")
-        if val is None or np.isnan(val).all():
+        """`column` at the last stage's epoch with the best noisy-validation accuracy (NaN
+        without a split)."""
+        val = self.last_stage("val") if "val" in self.epochs else np.array([])
+        if np.isnan(val).all():
             return math.nan
-        return float(self.epochs[column][int(np.nanargmax(val))])
+        return float(self.last_stage(column)[int(np.nanargmax(val))])
 
 
 def mean_std(values: list[float]) -> tuple[float, float]:
@@ -177,8 +208,10 @@ def mean_std(values: list[float]) -> tuple[float, float]:
 
 
 def _write_all(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Put `files` into `folder` in one step; a failure leaves nothing behind."""
+    """Put `files` into `folder` in one step, also where a failed run is; a failure leaves nothing
+    behind and what was there in its place."""
     temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:6]}.tmp")
+    old = temporary.with_suffix(".old")
     try:
         temporary.mkdir(parents=True)
         for name, content in files.items():
@@ -186,8 +219,13 @@ def _write_all(folder: Path, files: Mapping[str, bytes]) -> None:
                 f.write(content)
                 f.flush()
                 os.fsync(f.fileno())
+        if (folder / "run.json").exists():
+            os.rename(folder, old)
         os.rename(temporary, folder)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
+        if old.exists():
+            os.rename(old, folder)
         shutil.rmtree(temporary, ignore_errors=True)
         raise StoreError(
             f"could not write the run to {folder}: {error.strerror or error}; free the disk or "
@@ -213,9 +251,9 @@ def save(setting: Setting, info: Mapping[str, Any], rows: list[dict[str, Any]],
     if (folder / "run.json").exists():
         there = load(folder)
         if there.finished:
-            return there
-        shutil.rmtree(folder)  # a failed run gives way to its successful repetition
+            return there  # but a failed run gives way to its repetition
     facts = {"format": FORMAT, "setting": setting.as_dict(), **info}
+    facts.setdefault("epochs", len(rows))
     files = {"run.json": (json.dumps(facts, indent=1, default=list) + "\n").encode(),
              "epochs.csv": _epochs_csv(rows)}
     if signals:
@@ -228,18 +266,40 @@ def save(setting: Setting, info: Mapping[str, Any], rows: list[dict[str, Any]],
 
 def load(folder: Path) -> Run:
     """Read one run's folder. Raises StoreError when a file is missing or damaged."""
+    file = folder / "run.json"
     try:
-        facts = json.loads((folder / "run.json").read_text())
+        facts = Facts(json.loads(file.read_text()), file)
         setting = Setting.from_dict(facts["setting"])
-        with open(folder / "epochs.csv", newline="") as f:
-            rows = list(csv.DictReader(f))
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise StoreError(f"the run in {folder} is damaged ({error}); delete that folder and run "
-                         f"it again.") from error
-    columns = rows[0].keys() if rows else ()
-    epochs = {c: np.array([r[c] if c == "stage" else float(r[c] or "nan") for r in rows])
-              for c in columns}
-    return Run(setting, facts, epochs, folder)
+        file = folder / "epochs.csv"
+        epochs = _read_epochs(file)
+        if facts.get("status") == "finished":
+            _check_whole(facts, epochs)
+    except (OSError, ValueError, TypeError, AttributeError, csv.Error) as error:
+        raise StoreError(f"the run in {folder} is damaged ({file.name}: {error}); delete that "
+                         f"folder and run it again.") from error
+    run = Run(setting, facts, epochs, folder)
+    if "best" in facts and "test" in epochs:  # older records looked at all stages
+        facts |= {"best": run.best(), "mean_last_10": run.mean_last()}
+    return run
+
+
+def _read_epochs(file: Path) -> dict[str, np.ndarray]:
+    with open(file, newline="") as f:
+        rows = list(csv.DictReader(f))
+    if any(None in row or None in row.values() for row in rows):
+        raise ValueError("its lines are not of one length")
+    return {c: np.array([r[c] if c == "stage" else float(r[c] or "nan") for r in rows])
+            for c in (rows[0] if rows else ())}
+
+
+def _check_whole(facts: Mapping[str, Any], epochs: Mapping[str, np.ndarray]) -> None:
+    """A finished run has a test accuracy for each of its epochs, the last one as run.json says."""
+    test = epochs.get("test", np.array([]))
+    if not len(test) or len(test) != facts["epochs"]:
+        raise ValueError(f"test accuracies of {len(test)} epochs, run.json says "
+                         f"{facts['epochs']}")
+    if not math.isclose(test[-1], last := facts.get("last", test[-1]), abs_tol=1e-6):
+        raise ValueError(f"the last test accuracy is {test[-1]:g}, run.json says {last:g}")
 
 
 def find(root: Path | None = None, *, finished: bool = True, **where: Any) -> list[Run]:
@@ -250,7 +310,7 @@ def find(root: Path | None = None, *, finished: bool = True, **where: Any) -> li
     """
     root = paths.runs_dir() if root is None else root
     found = []
-    for file in sorted(root.glob("*/*/*/*/run.json")):
+    for file in sorted(root.glob(FILES)):
         run = load(file.parent)
         values = {**run.setting.options, **run.setting.as_dict()}
         hit = all(values.get(k) in v if isinstance(v, (tuple, list, set)) else values.get(k) == v
@@ -261,15 +321,20 @@ def find(root: Path | None = None, *, finished: bool = True, **where: Any) -> li
 
 
 def lookup(setting: Setting, root: Path | None = None) -> Run | None:
-    """The recorded run of exactly this setting, or None."""
+    """The recorded run of exactly this setting, or None. A folder that cannot take one is a
+    StoreError."""
     folder = (paths.runs_dir() if root is None else root) / setting.path
-    return load(folder) if (folder / "run.json").exists() else None
+    if (folder / "run.json").exists():
+        return load(folder)
+    if folder.exists() and not (folder / "run.json").exists():
+        raise StoreError(f"{folder} has no run.json; delete it.")
+    return None
 
 
 def resolve(name: str, root: Path | None = None) -> Run:
     """The run whose path or hash ends in, or contains, `name` (for the command line)."""
     root = paths.runs_dir() if root is None else root
-    names = {str(f.parent.relative_to(root)): f.parent for f in root.glob("*/*/*/*/run.json")}
+    names = {str(f.parent.relative_to(root)): f.parent for f in root.glob(FILES)}
     hits = [p for n, p in names.items() if n == name or n.endswith(name) or name in n]
     if len(hits) == 1:
         return load(hits[0])

@@ -136,7 +136,8 @@ def unpack(files: Sequence[Path], *, dry_run: bool = False) -> Taken:
 
     Recorded runs are added. A finished one that is here already is skipped when it is the same,
     and refused when it is not; a failed one here gives way to a finished one. A checkpoint is
-    taken when the run is not recorded here and the checkpoint is further than the one here.
+    taken when the run is not recorded here and the checkpoint is further than the one here; a
+    failed run is not taken where a checkpoint is.
 
     Raises:
         BundleError: damaged, foreign or incomplete; then nothing at all is taken.
@@ -222,7 +223,7 @@ def _take(s: Setting, folder: Path, epochs: int | None, taken: Taken, dry_run: b
             if place.exists():
                 os.rename(place, folder.with_name(f"{folder.name}.old"))
             os.rename(folder, place)
-            if epochs is None:  # nothing to go on with any more
+            if epochs is None and runs.load(place).finished:  # nothing to go on with any more
                 shutil.rmtree(_checkpoints(s), ignore_errors=True)
     except _Busy:
         taken.not_needed.append(f"{s}: it is being trained here right now")
@@ -243,6 +244,9 @@ def _wanted(s: Setting, folder: Path, epochs: int | None, taken: Taken) -> Path 
                                 else f"{s}: its checkpoint here has {here} epochs, this {epochs}")
         return None
     finished = runs.load(folder).finished
+    if there is None and not finished and any(_checkpoints(s).glob("block-*.pt")):
+        taken.not_needed.append(f"{s}: failed there, begun here")
+        return None
     if there is None or (finished and not there.finished):
         taken.runs.append(f"{s}{'' if finished else ' (failed)'}")
         return paths.runs_dir() / s.path

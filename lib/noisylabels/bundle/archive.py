@@ -31,6 +31,7 @@ LEAST_PIECE = 64 * BLOCK  # no file is cut into smaller pieces
 _PART = r"[A-Za-z0-9_-][A-Za-z0-9_.-]*"  # of a path; never "." or ".."
 RUN = re.compile(rf"runs/({_PART}(?:/{_PART}){{3}})/(run\.json|epochs\.csv|signals\.npz)")
 CHECKPOINT = re.compile(r"checkpoints/([0-9a-f]{8})/(block-[0-9]{1,4}\.pt)")
+TWICE = "a part of the bundle is given twice; name each once."
 WHOSE = "no bundle of `noisylabels reproduce --pack`"
 
 
@@ -140,12 +141,16 @@ def write(file: Path, sources: Sequence[Source], about: Mapping[str, Any],
     finally:
         for new in temporary:
             new.unlink(missing_ok=True)
-    like = re.compile(re.escape(file.stem) + r"(-\d+of\d+)?" + re.escape(file.suffix))
-    for old in file.absolute().parent.iterdir():
-        if like.fullmatch(old.name) and old.name not in {p.name for p in names} and (
-                is_bundle(old)):
+    for old in namesakes(file):
+        if old.name not in {p.name for p in names} and is_bundle(old):
             old.unlink()
     return names
+
+
+def namesakes(file: Path) -> list[Path]:
+    """What is there under the name of this bundle or of any part of it."""
+    like = re.compile(re.escape(file.stem) + r"(-\d+of\d+)?" + re.escape(file.suffix))
+    return sorted(p for p in file.absolute().parent.iterdir() if like.fullmatch(p.name))
 
 
 def _write_part(path: Path, manifest: bytes, part: Sequence[Slice]) -> None:
@@ -222,6 +227,8 @@ def read(files: Sequence[Path]) -> tuple[dict[str, list[Piece]], dict[str, Any]]
     """
     manifests: dict[Path, dict[str, Any]] = {}
     pieces: dict[str, list[Piece]] = {}
+    if len({path.resolve() for path in files}) < len(files):
+        raise BundleError(TWICE)
     for path in files:
         manifest, members = _open(path)
         manifests[path] = manifest
@@ -245,7 +252,7 @@ def read(files: Sequence[Path]) -> tuple[dict[str, list[Piece]], dict[str, Any]]
         raise BundleError(f"the bundle has {first['parts']} parts, and of these are missing: "
                           f"{', '.join(map(str, sorted(lacking)))}; name all of them.")
     if len(numbers) != first["parts"]:
-        raise BundleError("a part of the bundle is given twice; name each once.")
+        raise BundleError(TWICE)
     whole: dict[str, list[Piece]] = {}
     for entry in first["files"]:
         name = entry["path"]

@@ -9,8 +9,10 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 BARS = "▁▂▃▄▅▆▇█"
 
@@ -142,10 +144,30 @@ def words_of(values: object) -> str:
 
 def whole(text: str) -> int:
     """An argument that is a whole number from 0 on."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"a whole number from 0 on is needed, not {value}")
-    return value
+    return least(0, text)
+
+
+def least(lowest: int, text: str, other: str = "") -> int:
+    """An argument that is a whole number from `lowest` on; `other` says what else it may be."""
+    with suppress(ValueError):
+        if (value := int(text)) >= lowest:
+            return value
+    raise argparse.ArgumentTypeError(
+        f"{other}a whole number from {lowest} on is needed, not {text!r}"
+    )
+
+
+def number(text: str, needed: str, fits: Callable[[float], bool]) -> float:
+    """An argument that is a number which `fits`; `needed` says which do."""
+    with suppress(ValueError):
+        if fits(value := float(text)):
+            return value
+    raise argparse.ArgumentTypeError(f"{needed} is needed, not {text!r}")
+
+
+def live(stream: TextIO) -> bool:
+    """Whether lines of the stream can be rewritten: a terminal that knows how."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def add_threads(p: argparse._ActionsContainer) -> None:

@@ -246,9 +246,12 @@ def _existing(path: Path) -> Path:
 def store(report: Report) -> None:
     """Recorded, failed, damaged and interrupted runs."""
     good = failed = 0
-    for file in sorted(paths.runs_dir().glob("*/*/*/*/run.json")):
+    for file in sorted(paths.runs_dir().glob(runs.FILES)):
         try:
-            finished = runs.load(file.parent).finished
+            run = runs.load(file.parent)
+            finished = run.finished
+            for name in runs.NEEDED if finished else ():
+                _ = run.info[name]  # raises where it is missing
             good, failed = good + finished, failed + (not finished)
         except runs.StoreError as error:
             report.wrong("store", str(error))
@@ -307,7 +310,10 @@ def speed(report: Report, execution: object) -> None:
         row = [method]
         for budget in runs.BUDGETS:
             s = lab.setting(method, cost.dataset_of(budget), budget=budget)
-            known = cost.recorded(s, execution.device)
+            try:
+                known = cost.recorded(s, execution.device)
+            except runs.StoreError:  # a damaged record, named above
+                known = None
             timing = timings.get(budget) or timings[plan[-1]]
             seconds = known[0] if known else cost.of_setting(s, timing)
             row.append(

@@ -15,11 +15,13 @@ import json
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 import tokenize
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,7 +117,33 @@ def main(args: argparse.Namespace) -> int:
         raise ValueError(f"the output must be named *.ipynb, not {args.out!r}.")
     if out.exists() and out.samefile(source):
         raise ValueError("the output must not be the notebook itself; name another file with -o.")
+    check_output(out.absolute())
     return run(source, out.absolute(), values)
+
+
+def check_output(out: Path) -> None:
+    """Raise ValueError where a page would take the place of what this command has not made."""
+    for folder in ("notebooks", "book/executed"):
+        if out.resolve().is_relative_to((paths.home() / folder).resolve()):
+            raise ValueError(f"the output must not lie in {folder}/; name another file with -o.")
+    for there in (out, _failed(out)):
+        if there.exists() and not _made_here(there):
+            raise ValueError(
+                f"{common.shown(there)} is there and no page of this command; name another "
+                "file with -o."
+            )
+
+
+def _failed(out: Path) -> Path:
+    """Where what ran of a page that failed is kept."""
+    return out.with_name(f"{out.stem}.failed.ipynb")
+
+
+def _made_here(path: Path) -> bool:
+    try:
+        return "papermill" in _read(path).get("metadata", {})
+    except (OSError, ValueError):
+        return False
 
 
 # --------------------------------------------------------------------------- which page, with what
@@ -325,10 +353,10 @@ def run(source: Path, out: Path, values: Mapping[str, Any]) -> int:
     if missing("papermill"):
         raise Failed("papermill is not installed, and it runs the pages; `pip install papermill`.")
     part = out.with_name(f".{out.stem}.part.ipynb")
-    failed = out.with_name(f"{out.stem}.failed.ipynb")
+    failed = _failed(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     part.unlink(missing_ok=True)
-    live = sys.stderr.isatty()
+    live = common.live(sys.stderr)
     command = [
         sys.executable,
         "-m",
@@ -343,29 +371,35 @@ def run(source: Path, out: Path, values: Mapping[str, Any]) -> int:
     ]
     if values:
         command += ["-y", yaml.safe_dump(dict(values))]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "NOISYLABELS_HOME": str(paths.home())}
+    env = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "NOISYLABELS_HOME": str(paths.home()),
+        "NOISYLABELS_DATA": str(paths.datasets_dir()),  # whatever folder it is said from
+    }
     told = ", ".join(f"{k}={v!r}" for k, v in values.items()) or "its defaults"
     print(f"running {source.stem} with {told}", flush=True)
     begun = time.monotonic()
-    process = subprocess.Popen(
-        command,
-        cwd=paths.home(),
-        env=env,
-        text=True,
-        stdout=subprocess.DEVNULL,
-        stderr=None if live else subprocess.PIPE,
-        process_group=0,  # Ctrl-C reaches us alone; papermill would print its traceback
-    )
-    try:
-        said = process.communicate()[1] or ""
-    except KeyboardInterrupt:
-        process.terminate()  # its kernel notices and stops by itself
+    with _interrupted_by(signal.SIGTERM, signal.SIGHUP):
+        process = subprocess.Popen(
+            command,
+            cwd=paths.home(),
+            env=env,
+            text=True,
+            stdout=subprocess.DEVNULL,
+            stderr=None if live else subprocess.PIPE,
+            process_group=0,  # Ctrl-C reaches us alone; papermill would print its traceback
+        )
         try:
-            process.wait(15)
-        except (subprocess.TimeoutExpired, KeyboardInterrupt):
-            process.kill()
-        part.unlink(missing_ok=True)
-        raise
+            said = process.communicate()[1] or ""
+        except KeyboardInterrupt:
+            _signal(process, signal.SIGTERM)  # its kernel notices and stops by itself
+            try:
+                process.wait(15)
+            except (subprocess.TimeoutExpired, KeyboardInterrupt):
+                _signal(process, signal.SIGKILL)
+            part.unlink(missing_ok=True)
+            raise
     ran = _read(part) if part.is_file() else None
     problem = fault(ran) if ran else None
     if process.returncode or problem or ran is None:
@@ -381,6 +415,29 @@ def run(source: Path, out: Path, values: Mapping[str, Any]) -> int:
     failed.unlink(missing_ok=True)
     print(f"done in {common.duration(math.ceil(time.monotonic() - begun))}: {common.shown(out)}")
     return 0
+
+
+@contextmanager
+def _interrupted_by(*numbers: signal.Signals) -> Iterator[None]:
+    """Let these signals do what Ctrl-C does, but for those that are ignored (`nohup`)."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {n: h for n in numbers if (h := signal.getsignal(n)) != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _signal(process: subprocess.Popen[str], number: signal.Signals) -> None:
+    """To the process and all of its group."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
 
 def fault(notebook: Mapping[str, Any]) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
+import shutil
 import statistics
 import sys
 import threading
@@ -209,7 +210,20 @@ def resolve(args: argparse.Namespace) -> runs.Setting:
     )
     if (network := s.options.get("network")) not in (None, *networks.NAMES):
         networks.build(network, 2)  # raises where the name means nothing
+    check_noise(s)
     return s
+
+
+def check_noise(s: runs.Setting) -> None:
+    """Raise ValueError where this noise cannot be drawn on this data set at this rate."""
+    import torch
+
+    from .. import _sources, noise
+    from . import cost
+
+    if s.noise in noise.KINDS and s.noise not in _sources.KINDS:
+        classes = cost.SIZES[s.dataset][2]
+        noise.corrupt(torch.arange(classes), s.noise, s.rate, classes, 0, dataset=s.dataset)
 
 
 def given_options(pairs: list[str]) -> dict[str, Any]:
@@ -308,7 +322,7 @@ class Progress:
     """One line an epoch; on a terminal the line of the epoch under way shows its time."""
 
     def __init__(self, stream: TextIO, done: int = 0, tick: float = 1.0) -> None:
-        self.stream, self.live, self.tick = stream, stream.isatty(), tick
+        self.stream, self.live, self.tick = stream, common.live(stream), tick
         self.epochs = done
         self.now = f"epoch {done + 1}"
         self._seconds: list[float] = []
@@ -368,7 +382,8 @@ class Progress:
             if self._stop.wait(self.tick):
                 return
             spent = common.duration(time.monotonic() - self._since)
-            self._write(f"\r\x1b[2K{self.now}  {spent} {dots}")
+            width = shutil.get_terminal_size((99, 24)).columns - 1
+            self._write("\r\x1b[2K" + f"{self.now}  {spent} {dots}"[:width])
 
 
 # ------------------------------------------------------------------------------------------ result
@@ -378,19 +393,21 @@ def result(run: runs.Run) -> str:
     """The four numbers of a run, its time and its place."""
     seconds = float(run.info.get("seconds", math.nan))
     each = float(run.info.get("seconds_per_epoch", math.nan))
-    last_ten = min(10, len(run.epochs["test"]))
-    val = run.epochs.get("val")
+    test = list(run.last_stage())
+    before = len(run.epochs["test"]) - len(test)  # epochs of earlier stages
+    last_ten = min(10, len(test))
+    val = run.last_stage("val") if "val" in run.epochs else None
     by_val = f"{common.percent(run.by_validation()):>8}"
     if val is not None and not math.isnan(run.by_validation()):
-        by_val += f"   epoch {max(range(len(val)), key=lambda i: (val[i] == val[i], val[i])) + 1}"
-    test = list(run.epochs["test"])
+        chosen = max(range(len(val)), key=lambda i: (val[i] == val[i], val[i]))
+        by_val += f"   epoch {chosen + 1 + before}"
     lines = [
         "test accuracy",
         f"  last epoch          {common.percent(run.last()):>8}",
         f"  mean of last {last_ten:<2}     {common.percent(run.mean_last()):>8}",
         f"  by noisy validation {by_val}",
         f"  best on test        {common.percent(run.best()):>8}   epoch "
-        f"{test.index(max(test)) + 1}; an oracle, nobody can choose it honestly",
+        f"{test.index(max(test)) + 1 + before}; an oracle, nobody can choose it honestly",
         f"noise  {common.percent(run.info.get('realised_rate', math.nan))} of the training labels "
         "are wrong",
         f"time   {common.duration(seconds)}, {common.duration(each)} an epoch, on "

@@ -39,7 +39,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
                       help=f"only of these, such as {', '.join(methods.NAMES)}")
     what.add_argument("--dataset", nargs="+", default=[], metavar="D",
                       help="only on these (laptop: cifar10 alone unless named here)")
-    what.add_argument("--seeds", type=common.whole, default=3, metavar="N",
+    what.add_argument("--seeds", type=_seeds, default=3, metavar="N",
                       help="runs a setting, of seeds 0 to N-1 (default 3)")
     what.add_argument("--max-samples", type=common.whole, metavar="N",
                       help="train on N images (no verdict then); 0: on all")
@@ -70,27 +70,20 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
                      help="take in a bundle (all its parts), and stop")
 
 
+def _seeds(text: str) -> int:
+    return common.least(1, text)
+
+
 def _minutes(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1e6:
-        raise argparse.ArgumentTypeError(f"a number of minutes from 0 on is needed, not {text}")
-    return value
+    return common.number(text, "a number of minutes from 0 on", lambda t: 0 <= t < 1e6)
 
 
 def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1e9:
-        raise argparse.ArgumentTypeError(f"a positive number is needed, not {text}")
-    return value
+    return common.number(text, "a positive number", lambda m: 0 < m < 1e9)
 
 
 def _jobs(text: str) -> int | None:
-    if text == "auto":
-        return None
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"auto or a whole number from 1 on is needed, not {text}")
-    return value
+    return None if text == "auto" else common.least(1, text, "auto or ")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -109,8 +102,9 @@ def main(args: argparse.Namespace) -> int:
     if args.max_samples is not None:
         changes["max_samples"] = args.max_samples
     jobs = args.jobs or (1 if execution.device.startswith("cuda") else cores())
-    selection = planning.select(budget, max(1, args.seeds), changes=changes,
-                                **_filters(args, budget))
+    selection = planning.select(budget, args.seeds, changes=changes, **_filters(args, budget))
+    if args.out is not None and not args.dry_run:
+        _check_out(args.out, budget)
     plan = planning.make(selection, execution, jobs, args.again)
     ends = begun + 60 * args.minutes
     planning.lay_out(plan.todo, jobs, ends - time.monotonic())
@@ -133,11 +127,11 @@ def main(args: argparse.Namespace) -> int:
     after = planning.make(selection, execution, jobs, before=plan) if outcome.ended else plan
     found = report.rows(after, budget, changes)
     print("\n" + report.text(found, budget), flush=True)
+    if target is not None:
+        print(pack(target, args, selection.settings), flush=True)
     if args.out is not None:
         for path in report.write(args.out, found, after, budget, notes):
             print(f"written: {common.shown(path.absolute())}")
-    if target is not None:
-        print(pack(target, args, selection.settings), flush=True)
     if outcome.signal is not None:
         return 128 + outcome.signal
     return 1 if outcome.of("failed") or outcome.of("broken") else 0
@@ -246,7 +240,7 @@ class Board:
 
     def __init__(self, stream: TextIO, plan: Plan, seconds: float, begun: float,
                  every: float = 60.0) -> None:
-        self.stream, self.live, self.total = stream, stream.isatty(), len(plan.todo)
+        self.stream, self.live, self.total = stream, common.live(stream), len(plan.todo)
         self.seconds, self.begun = seconds, begun
         self.at: dict[str, tuple[Todo, dict[str, Any], list[float]]] = {}
         self.ends: Counter[str] = Counter()
@@ -349,7 +343,27 @@ def _target(args: argparse.Namespace) -> Path | None:
         from ..bundle import archive
 
         archive.check_target(target)
+        if args.part_mb is not None:
+            for part in archive.namesakes(target):
+                archive.check_target(part)
     return target
+
+
+def _check_out(folder: Path, budget: str) -> None:
+    """Raise before any training where the report cannot be written."""
+    import tempfile
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise Failed(f"no report can be written to {folder}: {error.strerror}; name another "
+                     "folder by --out.") from error
+    for taken in (folder / f"reproduce-{budget}{suffix}" for suffix in (".md", ".csv")):
+        if taken.is_dir():
+            raise ValueError(f"{taken} is a folder, and the report needs that name; name another "
+                             "folder by --out.")
 
 
 def pack(target: Path, args: argparse.Namespace, settings: Sequence[runs.Setting]) -> str:
