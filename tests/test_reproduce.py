@@ -495,6 +495,16 @@ def test_a_child_of_a_dead_parent_does_not_begin(home):
 # ------------------------------------------------------------------------------------- the command
 
 
+def test_options_that_one_method_refuses_leave_the_others(call, home, timed):
+    """Cross entropy has no `q`; a word that no method knows stops everything."""
+    words = ("--budget", "smoke", "--device", "cpu", "--jobs", 1, "--dry-run", "--method")
+    code, out, err = call(*words, "cross_entropy", "gce", "--set", "q=0.5")
+    assert code == 0 and err == "" and "gce, digits" in out
+    assert f"left out, {planning.REFUSED}: cross_entropy: unknown option 'q'" in out
+    code, _, err = call(*words, "cross_entropy", "gce", "--set", "epohcs=2")
+    assert code == 2 and "unknown option 'epohcs'" in err
+
+
 def test_dry_run_shows_the_plan_and_writes_nothing(call, home, cifar, timed):
     before = sorted(p for p in home.rglob("*"))
     code, out, err = call("--budget", "fast", "--dry-run", "--device", "cpu", "--jobs", 2,

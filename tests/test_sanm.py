@@ -445,14 +445,20 @@ def test_single_network_hosts_mask_after_the_warm_up(host, monkeypatch):
     assert len(losses) == 6 and calls == [(32, True)] * 4
 
 
-def test_the_host_cross_entropy_by_hand(monkeypatch):
-    """CE on the image and soft CE on the masked one with its changed label, and reconstruction."""
-    s = settings(host="cross_entropy", warm_up=0, epochs=1, batch_size=32, lambda_rec=0.5)
+def one_step(host):
+    """What a single masked step of a one-network host starts from."""
+    s = settings(host=host, warm_up=0, epochs=1, batch_size=32, lambda_rec=0.5)
     task = a_task()
     net, _ = engine.start(s, task)
     decode = networks.decoder("tiny", 1, seed=task.seed + 7)
     w = dividemix.clean_probability(net, task, torch.zeros(1, 64), 0)[0]
     (i, x), = task.batches(64)
+    return s, task, net, decode, w, i, x
+
+
+def test_the_host_cross_entropy_by_hand(monkeypatch):
+    """CE on the image and soft CE on the masked one with its changed label, and reconstruction."""
+    s, task, net, decode, w, i, x = one_step("cross_entropy")
     with torch.no_grad():
         f = networks.build("tiny", 10, 1, seed=task.seed).maps(x)
     draws = task.rng("dividemix")
@@ -471,12 +477,7 @@ def test_the_host_cross_entropy_by_hand(monkeypatch):
 
 def test_the_host_elr_by_hand():
     """Soft CE on the masked image in place of CE, ELR's term on the image, reconstruction."""
-    s = settings(host="elr", warm_up=0, epochs=1, batch_size=32, lambda_rec=0.5)
-    task = a_task()
-    net, _ = engine.start(s, task)
-    decode = networks.decoder("tiny", 1, seed=task.seed + 7)
-    w = dividemix.clean_probability(net, task, torch.zeros(1, 64), 0)[0]
-    (i, x), = task.batches(64)
+    s, task, net, decode, w, i, x = one_step("elr")
     z = net(x)
     f = net.maps(x).detach()
     one_hot = objectives.one_hot(task.y_given, 10).float()

@@ -63,6 +63,7 @@ class Selection:
         return [s for g in self.groups for s in g.settings]
 
 
+REFUSED = "these options do not go with it"
 CANNOT, NOT_BUILT, NO_DATA, NOT_ASKED = (
     "cannot be run here", "method not built yet", "data not here", "only when asked for")
 
@@ -73,9 +74,11 @@ def select(budget: str, seeds: int, *, paper: Sequence[str] = (), method: Sequen
 
     `changes` are further arguments of `lab.setting`. At the smoke budget each pair of method and
     noise is taken once, on the digits; the laptop budget takes CIFAR-10 alone unless `dataset`
-    names CIFAR-100.
+    names CIFAR-100. A cell whose method refuses the changes is left out; when all do, the first
+    refusal is raised (ValueError).
     """
     out, absent = Selection(), _Absent()
+    refused: list[ValueError] = []
     members: dict[Any, list[Cell]] = {}
     for cell in sorted(published.load_cells(), key=lambda c: c.priority):
         there = budget == "smoke" or not dataset or cell.dataset in dataset
@@ -86,9 +89,18 @@ def select(budget: str, seeds: int, *, paper: Sequence[str] = (), method: Sequen
         if reason := _left_out(cell, budget, dataset, absent):
             out.left_out.setdefault(reason[0], Counter())[reason[1]] += 1
         else:
-            s = setting(cell, budget, 0, changes)
+            try:
+                s = setting(cell, budget, 0, changes)
+            except ValueError as error:
+                if not changes:
+                    raise
+                refused.append(error)
+                out.left_out.setdefault(REFUSED, Counter())[f"{cell.method}: {error}"] += 1
+                continue
             key = (s.method, s.noise, s.rate) if budget == "smoke" else s.key
             members.setdefault(key, []).append(cell)
+    if refused and not members:
+        raise refused[0]
     for cells in members.values():
         out.groups.append(Group(tuple(cells), tuple(
             setting(cells[0], budget, k, changes) for k in range(seeds))))
