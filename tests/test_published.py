@@ -21,6 +21,7 @@ from noisylabels.published import (
     load_numbers,
     verdict,
 )
+from test_figures import made_up
 
 ROOT = Path(__file__).resolve().parents[1] / "data" / "published"
 METHODS = {
@@ -539,6 +540,98 @@ def test_runnable_is_yes_or_no(tmp_path):
 def test_what_a_loader_returns_is_the_callers_own():
     load_numbers(ROOT).clear()
     assert len(load_numbers(ROOT)) == 1340
+
+
+# ------------------------------------------------------------------------------ paired differences
+
+
+def shown(differences, **words):
+    got = published.settle(differences, **words)
+    return got.answer, got.holds, got.words.replace("\u00a0", " ").replace("\u2212", "-")
+
+
+def test_the_quantile_is_students_for_the_n_at_hand():
+    stats = pytest.importorskip("scipy.stats")
+    for n in (*range(2, 40), 100, 101, 1000):
+        assert published.student(n) == pytest.approx(stats.t.ppf(0.975, n - 1), abs=1e-9), n
+    assert [round(published.student(n), 2) for n in (2, 3, 5, 20)] == [12.71, 4.30, 2.78, 2.09]
+    for n in (1, 0, -1):
+        with pytest.raises(ValueError, match="takes two values at least"):
+            published.student(n)
+
+
+def test_three_pairs_are_settled_beyond_students_interval():
+    # 1, 2, 3: mean 2, s 1, 4.303 / sqrt 3 = 2.484: two standard errors (1.155) would have settled
+    got = published.settle([1, 2, 3])
+    assert (got.mean, got.std, got.n) == (2, 1, 3)
+    assert (got.low, got.high) == pytest.approx((2 - 2.48414, 2 + 2.48414), abs=1e-5)
+    assert got.beyond == pytest.approx(-0.48414, abs=1e-5) and not got.settled
+    assert shown([1, 2, 3]) == (
+        "not settled", None, "not settled: +2.0 points, 95 % interval -0.5 to +4.5, n = 3")
+    # 2, 2.5, 3: s 0.5, +- 1.242
+    assert shown([2, 2.5, 3]) == (
+        "yes", True, "yes: +2.5 points, 95 % interval +1.3 to +3.7, n = 3")
+    assert shown([-2, -2.5, -3]) == (
+        "no", False, "no: -2.5 points, 95 % interval -3.7 to -1.3, n = 3")
+    assert published.settle([2, 2.5, 3]).short == "+2.5 [+1.3, +3.7]"
+    assert published.settle([2, 2.5, 3]).beyond == published.settle([-2, -2.5, -3]).beyond > 1.25
+
+
+def test_twenty_pairs_settle_a_smaller_difference():
+    d = [0.0, 1.0] * 10  # mean 0.5, s^2 = 20 * 0.25 / 19, +- 2.0930 * 0.51299 / sqrt 20 = 0.2401
+    got = published.settle(d)
+    assert (got.answer, got.n) == ("yes", 20) and got.low == pytest.approx(0.2599, abs=1e-4)
+    assert published.settle([v - 0.25 for v in d]).answer == "yes"  # 0.25 > 0.2401
+    assert published.settle([v - 0.27 for v in d]).answer == "not settled"
+    assert published.settle([-v for v in d]).answer == "no"
+
+
+def test_fewer_than_three_pairs_settle_nothing():
+    assert shown([]) == ("not settled", None, "not settled: no seed in common")
+    assert shown([5]) == (
+        "not settled", None, "not settled: +5.0 points, n = 1; an answer takes 3 paired runs")
+    assert shown([5, 5])[:2] == ("not settled", None)  # no spread, by luck
+    none, one, two = (published.settle([5.0] * n) for n in (0, 1, 2))
+    assert (none.short, one.short, two.short) == ("–", "+5.0", "+5.0 [+5.0, +5.0]")
+    assert math.isnan(none.mean) and math.isnan(one.std) and two.std == 0
+    assert (one.low, one.high) == (-math.inf, math.inf)
+
+
+def test_differences_without_spread():
+    assert shown([2, 2, 2])[:2] == ("yes", True)
+    assert shown([-2, -2, -2])[:2] == ("no", False)
+    assert shown([0, 0, 0])[:2] == ("not settled", None)
+    rounding = [100 * (0.1 + 0.2) - 30] * 3  # 4e-15
+    assert rounding[0] != 0 and shown(rounding)[:2] == ("not settled", None)
+
+
+def test_seeds_are_paired_and_those_of_one_side_left_out():
+    ours = {2: 60.0, 0: 50.0, 1: 55.0, 7: 99.0}
+    theirs = {0: 48.0, 1: 52.5, 2: 57.0, 8: 1.0}
+    got = published.paired(ours, theirs)
+    assert got == published.settle([3.0, 2.0, 2.5]) and got.answer == "yes"
+    assert published.paired(theirs, ours).answer == "no"
+    assert published.paired(ours, {8: 1.0}).n == 0
+    with pytest.raises(ValueError, match="takes finite numbers"):
+        published.paired({0: math.nan}, {0: 1.0})
+
+
+def test_units_and_digits_are_those_of_the_words():
+    assert shown([0.02, 0.025, 0.03], unit="AUC", digits=3)[2] == (
+        "yes: +0.025 AUC, 95 % interval +0.013 to +0.037, n = 3")
+    assert shown([0.02, 0.025, 0.03], unit="", digits=3)[2].startswith("yes: +0.025, 95 %")
+    # an edge that would read "+0.0" has one digit more
+    assert published.settle([1.26, 1.76, 1.26 - 0.5]).short == "+1.26 [+0.02, +2.50]".replace(
+        "-", "\u2212")
+
+
+def test_the_runs_of_one_setting_by_their_seeds():
+    found = [made_up([0.5, 0.8], seed=0), made_up([0.9, 0.7], seed=1),
+             made_up([0.5, 0.6], seed=2, status="failed")]
+    assert published.by_seed(found) == {(0, 0, 0): 80.0, (1, 1, 1): 70.0}
+    assert published.by_seed(found, runs.Run.best, scale=1) == {(0, 0, 0): 0.8, (1, 1, 1): 0.9}
+    with pytest.raises(ValueError, match=r"two runs have the seeds \(0, 0, 0\)"):
+        published.by_seed([*found, made_up(seed=0, method="gce")])
 
 
 # -------------------------------------------------------------------------------- the verdict rule
