@@ -69,7 +69,7 @@ def test_show_embeds_a_small_vector_drawing_with_its_alt_text(shown):
     assert base64.b64decode(data).lstrip().startswith(b"<?xml")
     assert len(markup) < 150_000
     assert "max-width:min(540px,100%)" in markup  # never wider than a phone
-    assert plt.get_fignums() == []  # the figure is closed: nothing is drawn twice
+    assert 'width="540" height="340"' in markup and "lazy" not in markup  # a link below it lands
     assert repr(page) == 'curves "rise" & fall'
 
 
@@ -101,7 +101,16 @@ def test_several_figures_share_a_row_and_have_a_text_each(shown):
     assert re.findall(r'alt="(\w*)"', markup) == ["first", "second"]
     figures.show(figures.learning_curves([made_up()]), figures.learning_curves([made_up()]),
                  alt="together")
-    assert re.findall(r'alt="(\w*)"', shown[1]._repr_html_()) == ["together", ""]
+    assert re.findall(r'alt="([^"]*)"', shown[1]._repr_html_()) == [
+        "together", "Picture 2 of 2, described with the first."]
+
+
+def test_no_figure_comes_to_a_page_without_its_text(shown):
+    """A notebook draws, at the end of a cell, what pyplot still holds: it holds none of ours."""
+    figures.axes()
+    figures.learning_curves([made_up()])
+    figures.transition_heatmap(np.eye(3))
+    assert plt.get_fignums() == [] and shown == []
 
 
 @pytest.mark.parametrize(("count", "alt", "kind", "message"), [
@@ -280,6 +289,8 @@ def test_image_grid_keeps_every_pixel():
     got = pixels_of(figures.image_grid(colour)._repr_html_())[1]
     np.testing.assert_array_equal(got, colour[1].permute(1, 2, 0).numpy())
     assert "image-rendering:pixelated" in markup
+    assert re.findall(r'alt="([^"]*)" width="76" height="76"', markup) == [
+        "image 1 of 2", "image 2 of 2"]
 
 
 def test_image_grid_titles_are_text_alt_and_colour(shown):

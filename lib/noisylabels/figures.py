@@ -86,13 +86,17 @@ def style() -> None:
 
 
 def axes(ax: Any = None, size: tuple[float, float] = SMALL) -> Any:
-    """`ax` itself, or the axes of a new figure of that size in inches, in our look."""
+    """`ax` itself, or the axes of a new figure of that size in inches, in our look.
+
+    pyplot does not know the figure, so a notebook never draws it by itself at the end of a cell:
+    it comes to a page by `show` alone, with the text that stands in for it.
+    """
     if ax is not None:
         return ax
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     style()
-    return plt.subplots(figsize=size, layout="constrained")[1]
+    return Figure(figsize=size, layout="constrained").subplots()
 
 
 def show(*figures: Any, alt: str | Sequence[str], kind: str = "auto") -> None:
@@ -114,26 +118,26 @@ def show(*figures: Any, alt: str | Sequence[str], kind: str = "auto") -> None:
     if kind not in ("auto", "svg", "png"):
         raise ValueError(f"unknown kind {kind!r}; allowed: auto, svg, png.")
     said = [alt] if isinstance(alt, str) else list(alt)
-    texts = said + [""] * (len(figures) - 1) if isinstance(alt, str) else said
-    if len(texts) != len(figures) or not all(t.strip() for t in said):
+    if isinstance(alt, str):  # the others refer to it: no picture is without words
+        n = len(figures)
+        said += [f"Picture {i} of {n}, described with the first." for i in range(2, n + 1)]
+    if len(said) != len(figures) or not all(t.strip() for t in said):
         raise ValueError("alt must say in words what the figure shows, one text a figure.")
     parts = [f.html(alt=text) if isinstance(f, Html) else _img(f, text, kind)
-             for f, text in zip(figures, texts, strict=True)]
+             for f, text in zip(figures, said, strict=True)]
     flex = "display:flex;flex-wrap:wrap;gap:0.5rem 1rem;align-items:flex-start"
-    display(Html(f'<div style="{flex}">{"".join(parts)}</div>', " ".join(filter(None, texts))))
+    display(Html(f'<div style="{flex}">{"".join(parts)}</div>', " ".join(said)))
 
 
 def _img(figure: Any, alt: str, kind: str) -> str:
-    """The figure as an <img> that carries its picture; the figure is closed."""
-    import matplotlib.pyplot as plt
-
+    """The figure as an <img> that carries its picture and says its size, so that nothing on the
+    page moves when the picture is drawn."""
     figure = getattr(figure, "figure", figure)  # axes will do too
     svg = _saved(figure, "svg") if kind != "png" else b""
     use_svg = kind == "svg" or (kind == "auto" and len(svg) <= HEAVY)
     data, mime = (svg, "svg+xml") if use_svg else (_saved(figure, "png"), "png")
-    plt.close(figure)
-    width = round(figure.get_figwidth() * 100)  # 100 pixels of the page an inch
-    return (f'<img alt="{html.escape(alt)}" width="{width}" loading="lazy" '
+    width, height = (round(inches * 100) for inches in figure.get_size_inches())  # page pixels
+    return (f'<img alt="{html.escape(alt)}" width="{width}" height="{height}" '
             f'style="flex:1 1 300px;min-width:0;max-width:min({width}px,100%);'
             'height:auto;background:white" '
             f'src="data:image/{mime};base64,{base64.b64encode(data).decode()}">')
@@ -354,7 +358,8 @@ def image_grid(images: Any, titles: Sequence[str] = (), *, colours: Sequence[str
 
     Args:
         images: uint8 (N, C, H, W) with C 1 or 3, or (N, H, W). Pixels stay sharp squares.
-        titles: a text for each image; a line break starts a new line. It is the alt text too.
+        titles: a text for each image; a line break starts a new line. It is the alt text too; an
+            image without one is named by its place.
         colours: the texts' colours, such as ROLES["wrong"].
         size: width of an image on the page, in pixels.
         columns: at most that many images side by side (default: as many as fit).
@@ -370,11 +375,12 @@ def image_grid(images: Any, titles: Sequence[str] = (), *, colours: Sequence[str
         raise ValueError(f"{len(pixels)} images take as many titles and colours, not "
                          f"{len(titles)} and {len(colours)}.")
     cells = []
-    for image, title, colour in zip(pixels, titles, colours, strict=True):
+    for i, (image, title, colour) in enumerate(zip(pixels, titles, colours, strict=True), 1):
+        alt = title.replace("\n", ", ") or f"image {i} of {len(pixels)}"
         text = "<br>".join(html.escape(line) for line in title.split("\n"))
         cells.append(
             f'<div style="width:{size}px;text-align:center;line-height:1.25;font-size:0.8rem">'
-            f'<img alt="{html.escape(title.replace(chr(10), ", "))}" width="{size}" '
+            f'<img alt="{html.escape(alt)}" width="{size}" '
             f'height="{size}" style="image-rendering:pixelated;display:block;max-width:none" '
             f'src="data:image/png;base64,{_png(image)}">'
             f'<span style="color:{colour}">{text}</span></div>')
