@@ -9,10 +9,15 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # the stamp's name carries a checksum of pyproject.toml and of where the checkout lies
 STAMP := .venv/.installed-$(shell (cat pyproject.toml; pwd) | cksum | tr -dc 0-9)
 
-.PHONY: help setup test book lint bench clean
+# STRICT=1: a sentence about live training that comes out differently is an error, as in CI
+STRICT ?=
+WAYS ?=
+PAGES ?=
+
+.PHONY: help setup test book portable lint bench clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## install everything into .venv (nothing to do when pyproject.toml is unchanged)
 
@@ -37,7 +42,10 @@ lint: setup ## ruff, mypy, and that notebooks hold no outputs
 	$(STRIP) --verify notebooks/*.ipynb
 
 book: setup ## run the notebooks that are out of date, then build _build/html
-	$(PY) book/build.py --jobs $(JOBS)
+	$(PY) book/build.py --jobs $(JOBS) $(if $(filter-out 0 no,$(STRICT)),--strict)
+
+portable: setup ## run the pages as other machines would (WAYS=avx2,threads PAGES=sanm: some)
+	$(PY) book/portable.py --jobs $(JOBS) --ways "$(WAYS)" --pages "$(PAGES)"
 
 bench: setup ## time the parts that cost most
 	$(PY) -m noisylabels bench

@@ -204,6 +204,90 @@ def test_papermill_that_ends_badly_without_a_cell_error_is_reported(book):
         build.run_notebooks(book, jobs=1)
 
 
+STATED = """
+from noisylabels.statements import expect
+kept = expect("Nine is more than two.", 9, above=2, margin=1)
+lost = expect("Nine is less than two.", 9, below=2, margin=1)
+print(kept, lost)
+"""
+
+
+@pytest.fixture
+def stated(book):
+    """A page of two sentences, one of which comes out differently."""
+    lib = book / "lib" / "noisylabels"
+    (lib / "__init__.py").touch()
+    (lib / "statements.py").write_text((ROOT / "lib/noisylabels/statements.py").read_text())
+    page = notebook(STATED)
+    page["cells"].insert(0, {"cell_type": "markdown", "source": "# A page", "metadata": {},
+                             "id": "title"})
+    write(book, page)
+    return book
+
+
+def test_a_sentence_that_came_out_differently_is_told_on_the_page_and_by_the_build(stated):
+    build.run_notebooks(stated)
+    ran = nbformat.read(stated / "book" / "executed" / "tiny.ipynb", as_version=4)
+    title, note, code = ran["cells"]
+    assert title["source"] == "# A page" and note["cell_type"] == "markdown"
+    assert "Nine is less than two (here 9; it should be below 2)." in note["source"]
+    assert "more than two" not in note["source"]
+    assert [o["output_type"] for o in code["outputs"]] == ["stream"]  # no trace in the cell
+    assert code["outputs"][0]["text"] == "True False\n"
+    both = build.statements(ran)
+    assert [(s["holds"], s["slack"], s["margin"]) for s in both] == [(True, 7, 1), (False, -7, 1)]
+    ((page, told),) = build.check_runs(stated)
+    assert page == "tiny" and told["sentence"] == "Nine is less than two."
+    assert build.named([(page, told)]).splitlines() == [
+        "1 sentence about live training came out differently on this machine:",
+        "  tiny: Nine is less than two (here 9; it should be below 2)."]
+    nbformat.validate(ran)
+
+
+@pytest.mark.parametrize("strict, ends", [((), 0), (("--strict",), 1)])
+def test_what_came_out_differently_is_an_error_only_where_one_asks(
+        stated, monkeypatch, capsys, strict, ends):
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setattr(build, "ROOT", stated)
+    built = []
+    monkeypatch.setattr(build, "build_html", built.append)
+    monkeypatch.setattr(build, "check_html", lambda root: 2)
+    assert build.main(list(strict)) == ends
+    shown = capsys.readouterr()
+    assert ("tiny: Nine is less than two" in shown.out) == (ends == 0)
+    assert ("no book: 1 sentence" in shown.err) == bool(built == []) == (ends == 1)
+    monkeypatch.setenv("CI", "true")
+    assert build.main([]) == 1
+
+
+def test_a_second_build_waits_for_the_first(book, capsys):
+    import threading
+
+    with build.alone(book):
+        second = threading.Thread(target=lambda: build.alone(book).__enter__())
+        second.start()
+        second.join(0.5)
+        assert second.is_alive() and "waiting for it" in capsys.readouterr().out
+    second.join(10)
+    assert not second.is_alive()
+
+
+@pytest.mark.parametrize("text", ["", '{"cells": [', "[]", "{}"])
+def test_a_run_that_was_cut_short_is_named(book, text):
+    pretend_run(book).write_text(text)
+    with pytest.raises(build.BookError, match=r"tiny\.ipynb is missing or cut short; delete it"):
+        build.check_runs(book)
+
+
+def test_a_checkout_below_braces_runs_its_pages(tmp_path, book):
+    braces = tmp_path / "a {1} b"
+    braces.mkdir()
+    for name in ("notebooks", "lib", "_toc.yml", "index.md"):
+        (book / name).rename(braces / name)
+    build.run_notebooks(braces)
+    assert build.check_runs(braces) == []
+
+
 def test_fault_sees_errors_exceptions_and_missing_records():
     whole = notebook("a = 1")
     assert "no papermill record" in build.fault(whole)
@@ -422,7 +506,7 @@ def test_make_without_a_target_lists_all_targets():
     listed = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, capture_output=True,
                             text=True, check=True).stdout
     declared = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
-    assert sorted(re.findall(r"^  make (\w+)", listed, re.M)) == sorted(declared)
+    assert sorted(re.findall(r"^  make (\w+) ", listed, re.M)) == sorted(declared)
 
 
 def test_citation_agrees_with_the_package_and_the_book():

@@ -1,0 +1,104 @@
+"""The pages run as on other machines: ways, table, isolation of the record."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+import portable
+from portable import Tried
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def said(slack, margin=0.1):
+    return {"sentence": f"S{slack}.", "holds": slack > 0, "safe": slack >= margin, "value": slack,
+            "above": 0, "below": None, "margin": margin, "slack": slack}
+
+
+def test_a_cell_tells_what_came_out():
+    def cell(*statements, seconds=1.0, fault=None):
+        return Tried("p", "w", seconds, fault, [said(s) for s in statements]).cell
+
+    assert cell() == cell(0.1, 0.5) == "ok"
+    assert cell(0.05, 0.5) == "1 near" and cell(-1, 0.05, -2) == "2 differ, 1 near"
+    assert cell(fault="x") == "FAILED"
+    assert cell(seconds=181) == "181 s" and cell(0.05, seconds=200) == "1 near, 200 s"
+
+
+def test_the_table_has_pages_down_and_ways_across():
+    tried = [Tried("a", "own", 1, None, []), Tried("bb", "own", 1, "x", []),
+             Tried("a", "seed-1", 1, None, [said(-1)])]
+    assert portable.table(tried).splitlines() == [
+        "page  own     seed-1", "a     ok      1 differ", "bb    FAILED  -"]
+    assert portable.details(tried).splitlines() == [
+        "bb, own: FAILED x", "a, seed-1, differ: S-1 (here -1; it should be above 0)."]
+
+
+def test_names_of_ways_and_pages():
+    assert portable.chosen("", ["a", "b"], "way") == ["a", "b"]
+    assert portable.chosen("b, a,", ["a", "b"], "way") == ["b", "a"]
+    with pytest.raises(SystemExit, match="unknown way 'c'; allowed: a, b."):
+        portable.chosen("a,c", ["a", "b"], "way")
+
+
+def test_a_way_that_sets_a_parameter_runs_only_pages_that_have_it():
+    assert portable.has_parameter(ROOT, "sanm", {"seed"})
+    assert not portable.has_parameter(ROOT, "sanm", {"seed", "no_such"})
+    assert portable.has_parameter(ROOT, "ledger", set())
+
+
+PAGE = """
+import os, torch
+from noisylabels import networks, paths
+first = next(networks.build("tiny", 10, 1, seed=0).parameters())
+(paths.home() / "data" / "runs").joinpath("trace").write_text("x")
+print(os.environ["ONEDNN_MAX_CPU_ISA"] if "ONEDNN_MAX_CPU_ISA" in os.environ else "-")
+print(repr(float(first.double().sum())), torch.get_num_threads(), paths.datasets_dir().exists())
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project of one page; the page leaves a trace among its recorded runs."""
+    for folder in ("notebooks", "book", "data/runs", "data/cache"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "data" / "cache" / "big").write_text("not copied")
+    (tmp_path / "_config.yml").touch()
+    (tmp_path / "lib").symlink_to(ROOT / "lib")
+    page = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(
+        "seed: int = 0", metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell(PAGE)])
+    nbformat.write(page, tmp_path / "notebooks" / "p.ipynb")
+    return tmp_path
+
+
+def test_every_way_has_a_home_of_its_own(project, tmp_path_factory):
+    printed = {}
+    for name in ("own", "avx2", "no-cifar", "nudge-1", "nudge-2"):
+        home = tmp_path_factory.mktemp(name)
+        env = portable.home_for(portable.WAYS[name], project, home)
+        assert not (home / "data" / "cache").exists()
+        tried = portable.attempt("p", name, home, env)
+        assert tried.fault is None and tried.cell == "ok"
+        cells = json.loads((home / "out" / "p.ipynb").read_text())["cells"]
+        printed[name] = "".join(cells[-1]["outputs"][0]["text"]).split()
+        assert (home / "data" / "runs" / "trace").exists()
+    assert not (project / "data" / "runs" / "trace").exists()
+    assert printed["avx2"][0] == "AVX2" and printed["own"][0] == os.environ.get(
+        "ONEDNN_MAX_CPU_ISA", "-")
+    plain = float(printed["own"][1])
+    moved = {n: abs(float(printed[n][1]) - plain) for n in ("nudge-1", "nudge-2")}
+    assert all(0 < m < 1e-3 for m in moved.values()) and len(set(moved.values())) == 2
+    assert printed["avx2"][1] == printed["own"][1] and printed["no-cifar"][3] == "False"
+
+
+def test_the_command_lists_its_ways():
+    done = subprocess.run([sys.executable, str(ROOT / "book" / "portable.py"), "--help"],
+                          capture_output=True, text=True)
+    assert done.returncode == 0 and all(name in done.stdout for name in portable.WAYS)
