@@ -108,7 +108,8 @@ def datasets_at_hand(root: Path) -> list[str]:
 
 def shared_inputs(root: Path) -> dict[str, Any]:
     """What every page may read, as checksums."""
-    read = ("lib/noisylabels", "data/runs", "data/published", "data/bench", "data/noise")
+    read = ("lib/noisylabels", "data/runs", "data/published", "data/bench", "data/noise",
+            "data/photographs")
     sums = {n: digest(root, n) for n in read}
     return {**sums, "datasets": datasets_at_hand(root)}
 
