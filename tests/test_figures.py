@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from noisylabels import _tables, figures, lab, mixtures, runs
+from noisylabels import _tables, figures, lab, mixtures, published, runs
 
 plt = pytest.importorskip("matplotlib.pyplot")
 
@@ -369,8 +369,8 @@ def test_a_row_is_never_one_number():
     assert "50.0 ±0.0" in row  # chosen on noisy validation labels: the first epoch
     assert "90.0 ±0.0" in row  # oracle
     assert "54.0 % of labels wrong" in row and "symmetric 60 %" in row
-    assert "7 s Some chip" in row
-    assert "No paper prints a number for these settings." in row
+    assert "smoke budget; accuracy in %; on Some chip" in row and row.count("Some chip") == 1
+    assert "7 s" in row and "verdict" not in row.lower() and "Published" not in row
     assert 'class="num oracle"' in figures.summary_table(group)._repr_html_()
 
 
@@ -429,15 +429,51 @@ def test_rows_that_differ_by_an_option_say_by_which():
     assert "lr 0.05" in rows and "lr 0.1" in rows
 
 
-def test_small_budgets_stand_beside_a_printed_number_but_are_not_judged():
-    group = [made_up([0.5, 0.6], seed=s, dataset="cifar10", budget="laptop", rate=0.8)
+@pytest.mark.parametrize(("budget", "dataset"), [
+    ("smoke", "digits"), ("laptop", "cifar10"), ("fast", "cifar10")])
+def test_small_budgets_have_no_badge_and_stand_beside_no_printed_number(budget, dataset):
+    group = [made_up([0.5, 0.6], seed=s, dataset=dataset, budget=budget, rate=0.8)
              for s in range(3)]
-    row = text_of(figures.summary_table(group)._repr_html_())
-    assert "53.82 ± 1.04 epoch not stated, resnet34; ELR paper, Table 1" in row
-    assert "direction not judged" in row
-    (cell,) = figures.summaries(group)
-    held = text_of(figures.table([cell], claim_holds=lambda c: True)._repr_html_())
-    assert "direction holds The laptop budget shows a direction only" in held
+    markup = figures.summary_table(group, claim_holds=lambda c: True)._repr_html_()
+    assert "nl-state" not in re.sub(r"<style>.*?</style>", "", markup, flags=re.S)
+    assert "53.82" not in markup and "direction" not in markup and "No paper" not in markup
+    assert markup.count('<th scope="col"') == 6
+
+
+def test_a_table_takes_its_differences_from_the_one_judge():
+    where = dict(dataset="cifar10", budget="laptop", rate=0.8)
+    plain = [made_up([0.5, 0.6 + s / 100], seed=s, **where) for s in range(3)]
+    better = [made_up([0.5, 0.62 + 1.5 * s / 100], seed=s, method="gce", **where)
+              for s in range(3)]  # 2, 2.5, 3 points above
+    longer = [made_up([0.5, 0.5, 0.62], seed=s, method="elr", **where) for s in range(3)]
+    elsewhere = [made_up([0.9, 0.9], seed=s, method="gce", **{**where, "rate": 0.4})
+                 for s in range(3)]
+    made = figures.summary_table([*plain, *better, *longer, *elsewhere], rival="cross_entropy")
+    words = text_of(made._repr_html_())
+    assert "Minus Cross entropy" in words
+    assert "+2.5 [+1.3, +3.7] yes" in words
+    assert "+1.0 [\u22121.5, +3.5] unequal training: 3 epochs against 2" in words
+    assert words.count(" yes") == 1 and "+29" not in words, "only with its own noise"
+    alone = text_of(figures.summary_table(better, rival="cross_entropy")._repr_html_())
+    assert "Minus Cross entropy" in alone and "yes" not in alone
+
+
+def test_elr_with_restarts_has_a_name_of_its_own():
+    assert (figures.name_of("elr"), figures.name_of("elr-cosine")) == ("ELR", "ELR*")
+    ours = lab.setting("elr", "cifar10", "symmetric", 0.4, "paper")
+    assert ours.options["schedule"] == "restarts" and _tables.method_of(ours) == "elr-cosine"
+    row = text_of(figures.summary_table([], [ours])._repr_html_())
+    assert "ELR* CIFAR-10, symmetric 40 % not run" in row and "91.43 ± 0.21" in row
+    plain = lab.setting("elr", "cifar10", "asymmetric", 0.4, "paper")
+    assert _tables.method_of(plain) == "elr"
+    row = text_of(figures.summary_table([], [plain])._repr_html_())
+    assert "ELR CIFAR-10, asymmetric 40 % not run" in row and "90.12" in row
+
+
+def test_a_rounded_number_says_so():
+    (cell,) = published.load_cells(paper="ieg", method="ieg", published_value=92.0)
+    assert _tables.printed_number(cell) == "≈ 92 (relayed, epoch not stated)"
+    assert "<small>relayed, epoch not stated, resnet29" in _tables._printed(cell)
 
 
 def test_at_the_paper_budget_network_and_options_must_be_the_printed_ones():
@@ -448,7 +484,13 @@ def test_at_the_paper_budget_network_and_options_must_be_the_printed_ones():
     assert (printed.published_value, printed.metric, printed.network) == (53.82, "not stated",
                                                                           "resnet34")
     row = text_of(figures.table([cell])._repr_html_())
-    assert "reproduced Ours 54.00 (mean of 3 runs), published 53.82" in row
+    assert "53.82 ± 1.04 epoch not stated, resnet34; ELR paper, Table 1" in row
+    assert row.rstrip().endswith("reproduced"), "the badge alone; its sentence is a title"
+    assert 'title="Ours 54.00 (mean of 3 runs), published 53.82: 0.18 apart, 2.00 allowed."' in (
+        figures.table([cell])._repr_html_())
+    none = made_up([0.9, 0.54], dataset="cifar10", budget="paper", noise="superclass", rate=0.4)
+    assert "No paper prints a number for these settings." in text_of(
+        figures.summary_table([none])._repr_html_())
     other = dataclasses.replace(cell.setting, options={**cell.setting.options,
                                                        "network": "preact18"})
     assert _tables.reference(other).published_value == 62.9  # the best epoch, on that network

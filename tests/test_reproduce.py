@@ -567,8 +567,8 @@ def test_the_table_holds_our_runs_against_the_printed_numbers(call, home, cifar,
     gce = [line for line in lines.values() if line.startswith("gce") and "87.00" in line][0]
     assert "76.00 ± 1.00" in gce and "(90.00 ± 0.00)" in gce and "36.00" in gce
     assert gce.endswith("last [1]  direction holds")
-    assert "89.00  best [2]  direction not judged" in out  # its table has no cross entropy
-    assert "80.00 ± 0.50  last [1]  direction not judged" in out
+    assert "89.00  best [2]  needs the paper budget" in out  # its table has no cross entropy
+    assert "80.00 ± 0.50  last [1]  needs the paper budget" in out
     assert "[1] mixnn paper" in out and "[2] drpl paper" in out and "3 settings not run yet" in out
     assert "6 runs recorded, 1 failed before" in out
 

@@ -24,7 +24,7 @@ NOT_AVAILABLE = "not available"
 METHODS: dict[str, tuple[str, str]] = {  # name on a page, colour
     "cross_entropy": ("Cross entropy", "#222222"), "mixup": ("Mixup", "#56B4E9"),
     "gce": ("GCE", "#E69F00"),
-    "elr": ("ELR", "#CC79A7"),
+    "elr": ("ELR", "#CC79A7"), "elr-cosine": ("ELR*", "#E0479E"),
     "dividemix": ("DivideMix", "#8B5A2B"), "mixnn": ("MixNN", "#0072B2"),
     "cross_entropy_trusted": ("CE with trusted", "#B8A500"), "l2r": ("L2R", "#882255"),
     "mixmatch": ("MixMatch", "#44AA99"),
@@ -34,6 +34,9 @@ METHODS: dict[str, tuple[str, str]] = {  # name on a page, colour
     "ieg": ("IEG", "#009E73"), "drpl": ("DRPL", "#D55E00"), "sanm": ("SANM", "#7A5195"),
 }  # fmt: skip
 
+PRINTED = {"mixmatch-kl": "MixMatch-KL", "ieg-no-mixup": "IEG without MixUp",
+           "sanm-c2d": "SANM with C2D"}
+"""Names of methods that are printed and that we run as another with options, or not at all."""
 
 DATASETS = {
     "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet32": "ImageNet32",
@@ -44,8 +47,16 @@ DATASETS = {
 
 
 def name_of(method: str) -> str:
-    """The method's name on a page: `cross_entropy` is "Cross entropy"."""
-    return METHODS.get(method, (method.replace("_", " "), ""))[0]
+    """The method's name on a page: `cross_entropy` is "Cross entropy", and `elr-cosine`, as
+    `published.Number.method` and `Cell.printed_method` say it, "ELR*"."""
+    return METHODS.get(method, (PRINTED.get(method, method.replace("_", " ")), ""))[0]
+
+
+def method_of(s: Setting) -> str:
+    """The method of our run as a printed table would name it: `elr` whose learning rate is
+    restarted is `elr-cosine`, ELR*."""
+    restarts = s.method == "elr" and s.options.get("schedule") == "restarts"
+    return "elr-cosine" if restarts else s.method
 
 
 def data_name(dataset: str) -> str:
@@ -255,26 +266,32 @@ def plus_minus(pair: Pair, n: int, digits: int = 1) -> str:
     return f"{mean:.{digits}f}" + (f" ± {std:.{digits}f}" if n > 1 else "")
 
 
-def badge(state: str, budget: str = "") -> str:
+def badge(state: str, budget: str = "", told: str = "") -> str:
     """A state of `ledger.STATES` with a colour of its own; the word always says it too.
 
-    A direction is paler than a verdict on a number; `budget` is named in brackets.
+    A direction is paler than a verdict on a number; `budget` is named in brackets, `told` is the
+    sentence behind the state.
     """
     kinds = {"reproduced": "good", "direction holds": "good soft", "not reproduced": "bad",
              "direction does not hold": "bad soft", "partly": "half", "no check yet": "open"}
     said = f"{state} ({budget})" if budget else state
-    return f'<span class="nl-state {kinds.get(state, "")}">{html.escape(said)}</span>'
+    title = f' title="{html.escape(told, quote=True)}"' if told else ""
+    return f'<span class="nl-state {kinds.get(state, "")}"{title}>{html.escape(said)}</span>'
 
 
 def printed_number(cell: published.Cell) -> str:
-    """A printed number with the definition it was printed with: `53.04 ± 1.04 (best epoch)`."""
+    """A printed number with the definition it was printed with: `53.04 ± 1.04 (best epoch)`, or
+    `≈ 92 (relayed, epoch not stated)` where the source has rounded it."""
     if cell.published_value is None:
         return NOT_AVAILABLE
-    std = f" ± {cell.published_std:.2f}" if cell.published_std is not None else ""
     how = {"mean10": "mean of last ten epochs", "not stated": "epoch not stated",
            "top-1": "top-1 accuracy, epoch not stated",
-           "top-5": "top-5 accuracy, epoch not stated"}
-    return f"{cell.published_value:.2f}{std} ({how.get(cell.metric, f'{cell.metric} epoch')})"
+           "top-5": "top-5 accuracy, epoch not stated"}.get(cell.metric, f"{cell.metric} epoch")
+    number = published.number_of(cell)
+    if number is not None and number.about:
+        return f"≈ {cell.published_value:g} ({number.confidence}, {how})"
+    std = f" ± {cell.published_std:.2f}" if cell.published_std is not None else ""
+    return f"{cell.published_value:.2f}{std} ({how})"
 
 
 def duration(seconds: float) -> str:
@@ -284,58 +301,88 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def table(cells: Iterable[Summary], *, caption: str = "",
+def table(cells: Iterable[Summary], *, caption: str = "", rival: str = "",
           claim_holds: Callable[[Summary], bool | None] = lambda s: None) -> Html:
-    """Summed-up cells as tables, one a budget.
+    """Summed-up cells as tables, one a budget; the caption names the budget and the hardware.
 
     A row holds the realised noise rate, the last epoch (the headline), the mean of the last ten
-    epochs, the epoch chosen on noisy validation labels, the oracle in grey, time and hardware, the
-    paper's number with its own metric and source, and the verdict. `claim_holds` says for a cell
-    whether the claim it serves holds (None: nothing was compared). A table none of whose settings
-    is in any paper says so once, below.
+    epochs, the epoch chosen on noisy validation labels, the oracle in grey and the time. At the
+    paper budget also the paper's number with its own metric and source, and the verdict: other
+    budgets are not held against printed numbers.
+
+    Args:
+        rival: a method of the table; a column then has the difference of each other method to it,
+            last epoch, over the seeds both have, with its 95 % interval and answer
+            (`published.compare`).
+        claim_holds: whether the claim that a cell's printed number serves holds (None: nothing
+            was compared, or it is not settled), for "partly" at the paper budget.
     """
     cells = list(cells)
     parts = []
     for budget in sorted({c.setting.budget for c in cells}, key=BUDGETS.index):
         chosen = [c for c in cells if c.setting.budget == budget]
-        title = f"{caption + ', ' if caption else ''}{budget} budget; accuracy in %"
+        hardware = sorted({_short(h) for c in chosen for h in c.hardware})
+        title = (f"{caption + ', ' if caption else ''}{budget} budget; accuracy in %"
+                 + (f"; on {'; '.join(hardware)}" if hardware else ""))
         header = ["Method", "Last epoch", "Mean of last 10", "By noisy val.", "Best (oracle)",
-                  "A run takes", "Published", "Verdict"]
-        kinds = dict.fromkeys(header[1:5], "num") | {
-            "Best (oracle)": "num oracle", "Published": "half", "Verdict": "said"}
-        judged = [(c, reference(c.setting), claim_holds(c)) for c in chosen]
-        printed = any(ref or holds is not None for _, ref, holds in judged)
-        width = 8 if printed else 6
-        rows = [_row(c, _name(c, chosen), ref, holds)[:width] for c, ref, holds in judged]
-        parts.append(markup(html.escape(title), header[:width], rows, kinds))
-        if not printed:
+                  "A run takes"]
+        kinds = dict.fromkeys(header[1:5], "num") | {"Best (oracle)": "num oracle"}
+        rows = [_row(c, _name(c, chosen)) for c in chosen]
+        if rival:
+            header.append(f"Minus {name_of(rival)}")
+            kinds[header[-1]] = "half"
+            rows = [[*row, _minus(c, rival, chosen)] for row, c in zip(rows, chosen, strict=True)]
+        printed = [reference(c.setting) if budget == "paper" else None for c in chosen]
+        if any(printed):
+            header += ["Published", "Verdict"]
+            kinds |= {"Published": "half"}
+            rows = [[*row, _printed(ref), _verdict(c, ref, claim_holds(c))]
+                    for row, c, ref in zip(rows, chosen, printed, strict=True)]
+        parts.append(markup(html.escape(title), list(map(html.escape, header)), rows, kinds))
+        if budget == "paper" and not any(printed):
             parts.append('<p class="nl-note">No paper prints a number for these settings.</p>')
     text = "; ".join(f"{c.setting.method}: {plus_minus(c.last, c.n)}" for c in cells)
     return Html(STYLE + "".join(parts) if parts else "<p>No cell was asked for.</p>", text)
 
 
 def summary_table(runs: Iterable[Run], wanted: Iterable[Setting] = (), *, caption: str = "",
-                  claim_holds: Callable[[Summary], bool | None] = lambda s: None) -> Html:
+                  rival: str = "", claim_holds: Callable[[Summary], bool | None] = lambda s: None
+                  ) -> Html:
     """`table` of runs grouped by cell; cells of `wanted` that have no run say "not run"."""
-    return table(summaries(runs, wanted), caption=caption, claim_holds=claim_holds)
+    return table(summaries(runs, wanted), caption=caption, rival=rival, claim_holds=claim_holds)
 
 
-def _row(c: Summary, name: str, printed: published.Cell | None, holds: bool | None) -> list[str]:
-    ours = c.metric(printed.metric) if printed else [100 * r.last() for r in c.runs]
-    said = published.verdict(c.setting.budget, ours, printed.published_value if printed else None,
-                             printed.published_std if printed else None, holds)
-    verdict = f"{badge(said.state)}<small>{html.escape(said.sentence)}</small>"
+def _row(c: Summary, name: str) -> list[str]:
     failed = f", {c.failed} failed" if c.failed else ""
     if c.n == 0:
-        return [name, f"not run{failed}", "–", "–", "–", "–", _printed(printed), verdict]
+        return [name, f"not run{failed}", "–", "–", "–", "–"]
     validation = plus_minus(c.by_validation, c.n)
     return [
         name, f"{_stacked(plus_minus(c.last, c.n), 'b')}<small>n = {c.n}{failed}</small>",
         _stacked(plus_minus(c.mean_last_10, c.n)),
         _stacked(validation) if validation != "–" else "–<small>no split</small>",
-        _stacked(plus_minus(c.best, c.n)),
-        f"{duration(c.seconds)}<small>{html.escape('; '.join(map(_short, c.hardware)))}</small>",
-        _printed(printed), verdict]
+        _stacked(plus_minus(c.best, c.n)), duration(c.seconds)]
+
+
+def _minus(c: Summary, rival: str, among: Sequence[Summary]) -> str:
+    """The cell of a row in the column of differences to a rival of the same data and noise."""
+    s = c.setting
+    others = [o for o in among if o.setting.method == rival and o.n
+              and (o.setting.dataset, o.setting.noise, o.setting.rate) == (
+                  s.dataset, s.noise, s.rate)]
+    if s.method == rival or not others or not c.n:
+        return "–"
+    found = published.compare(c.runs, others[0].runs)
+    said = f"unequal training: {found.unequal}" if found.unequal else found.paired.answer
+    return f"{found.paired.short}<small>{html.escape(said)}</small>"
+
+
+def _verdict(c: Summary, printed: published.Cell | None, holds: bool | None) -> str:
+    """The badge of a row; its sentence shows when the mouse is on it."""
+    ours = c.metric(printed.metric) if printed else [100 * r.last() for r in c.runs]
+    said = published.verdict(c.setting.budget, ours, printed.published_value if printed else None,
+                             printed.published_std if printed else None, holds)
+    return badge(said.state, told=said.sentence)
 
 
 def _stacked(text: str, tag: str = "span") -> str:
@@ -347,7 +394,7 @@ def _stacked(text: str, tag: str = "span") -> str:
 def _printed(cell: published.Cell | None) -> str:
     if cell is None:
         return NOT_AVAILABLE
-    number, how = printed_number(cell).removesuffix(")").split(" (")
+    number, how = printed_number(cell).removesuffix(")").split(" (", 1)
     return f"{number}<small>{how}, {html.escape(f'{cell.network}; {cell.source}')}</small>"
 
 
@@ -362,7 +409,7 @@ def _name(c: Summary, among: Sequence[Summary]) -> str:
             said += _differences(s, o)
     if c.n:
         said.append(f"{c.realised_rate[0]:.1f} % of labels wrong")
-    return (f"{html.escape(name_of(s.method))}"
+    return (f"{html.escape(name_of(method_of(s)))}"
             f"<small>{html.escape(', '.join(dict.fromkeys(said)))}</small>")
 
 

@@ -5,11 +5,14 @@ the rules of `published.RULES`; `judge` applies them, `judge_cell` holds a print
 the runs of its setting. What was not run, or has no check, says what it would take.
 
 Only runs with a method's usual settings count (`usual`): an ablation decides no claim. Budgets
-are never mixed; of those that decide, the largest speaks.
+are never mixed; of those that decide, the largest speaks. A budget decides a check when its runs
+reach what the claim speaks of (`Check.decidable_at`) and both sides were trained equally
+(`published.compare`); runs that do not are told, and the state is "needs the ... budget".
 """
 
 from __future__ import annotations
 
+import functools
 import html
 import math
 import re
@@ -17,7 +20,7 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,9 +43,9 @@ from ._tables import (
 from .published import MARGIN, MIN_RUNS, Cell, Check, Claim, Verdict
 from .runs import Run
 
-BUDGETS = ("paper", "fast", "laptop")
+BUDGETS = published.DECIDING[::-1]
 """Budgets that can decide a claim, the strongest first; the digits of `smoke` decide none."""
-STATES = (*published.STATES, "no check yet", "nothing to measure")
+STATES = (*published.STATES, "no check yet")
 SHOWN = 3  # comparisons of a claim that are told in full
 POINTS = 10.0  # rule `mends`: this far above the given labels
 AUC, EARLY = 0.75, 10  # rule `ranks`: at least this, in about this epoch
@@ -53,11 +56,13 @@ Runs = Mapping[Case, Mapping[Seeds, Run]]
 
 
 class Outcome(NamedTuple):
-    """One comparison: True, False or None (too close to call); `done` False when not run."""
+    """One comparison: True, False or None (not settled); `done` False when not run, or when
+    `barred` says why its runs cannot decide it."""
 
     done: bool
     holds: bool | None
     words: str
+    barred: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,16 +122,15 @@ def cases_of(check: Check) -> list[Case]:
 
 
 def above(one: Mapping[Seeds, Run], other: Mapping[Seeds, Run]) -> Outcome:
-    """Rule `above`: the last epoch of `one` against that of `other`, paired by seed."""
-    paired = sorted(one.keys() & other.keys())
-    if len(paired) < MIN_RUNS:
-        return Outcome(False, None, f"{len(paired)} of {MIN_RUNS} paired runs")
-    apart = [100 * (one[s].last() - other[s].last()) for s in paired]
-    mean, error = statistics.fmean(apart), statistics.stdev(apart) / math.sqrt(len(apart))
-    points = f"{mean:+.1f} points".replace("-", "\u2212")
-    words = f"{points}, standard error {error:.1f}, n = {len(apart)}"
-    holds = None if abs(mean) <= 2 * error or mean == 0 else mean > 0
-    return Outcome(True, holds, words if holds is not None else f"too close to call: {words}")
+    """Rule `above`: the last epoch of `one` against that of `other`, by `published.compare`."""
+    found = published.compare(one.values(), other.values())
+    if found.paired.n < MIN_RUNS:
+        return Outcome(False, None, f"{found.paired.n} of {MIN_RUNS} paired runs")
+    words = f"{found.paired.answer}, {found.paired.numbers}"
+    if found.unequal:
+        return Outcome(False, None, f"{found.unequal}, {found.paired.numbers}",
+                       f"unequal training, {found.unequal}")
+    return Outcome(True, found.holds, words)
 
 
 def _level(run: Run) -> bool:
@@ -199,8 +203,11 @@ def _seen(rule: str, found: Iterable[Run]) -> str:
     return f"{before} {', '.join(shown)}{behind}"
 
 
-def outcomes(check: Check, cases: Runs) -> list[Outcome]:
-    """The comparisons of a check, one a rate and, for `above`, one a rival. Not for `number`."""
+def outcomes(check: Check, cases: Runs, budget: str = "paper") -> list[Outcome]:
+    """The comparisons of a check, one a rate and, for `above`, one a rival. Not for `number`.
+
+    `budget`: of the runs in `cases`; below `check.decidable_at` it bars every comparison.
+    """
     out = []
     for rate in check.rates.split():
         at = (check.dataset, check.noise, round(float(rate), 6))
@@ -218,7 +225,13 @@ def outcomes(check: Check, cases: Runs) -> list[Outcome]:
             said = (f"{name_of(check.method)}, {where}: met in {sum(hits)} of {len(hits)} runs "
                     f"({_seen(check.rule, mine.values())})")
             out.append(Outcome(done, holds if done else None, said))
-    return out
+    if published.decides(budget, check.decidable_at):
+        return out
+    late = f"only the {check.decidable_at} budget reaches what is claimed"
+    if check.decidable_at != BUDGETS[0]:
+        late = f"the {check.decidable_at} budget is the smallest that reaches what is claimed"
+    return [o._replace(done=False, barred=o.barred or late) if o.done or o.barred else o
+            for o in out]
 
 
 # --------------------------------------------------------------------------- claims
@@ -229,13 +242,12 @@ def judge(claim: Claim, recorded: Iterable[Run]) -> Entry:
 
     A claim with a printed number takes the verdict of its cells at the `paper` budget. Any other
     claim, and every claim at a smaller budget, is a direction: it holds when all its comparisons
-    hold, it does not as soon as one fails, and it is not judged when one is too close to call. A
-    claim of which comparisons are missing, none of them failing, counts as not run.
+    hold, it does not as soon as one fails, and it is not settled when one is not. A claim of
+    which comparisons are missing, none of them failing, needs a larger budget where runs of a
+    smaller one could not decide it, and else counts as not run.
     """
     recorded = list(recorded)
     checks = published.load_checks(claim=claim.id) if claim.id in _checked() else []
-    if "nothing to measure" in claim.shows:
-        return Entry(claim, Verdict(STATES[-1], "A diagram or a listing."))
     if not checks:
         needs = re.sub(r"[\w-]+", lambda word: data_name(word[0]), claim.needs)
         words = "No check is written for it yet, so no run can decide it."
@@ -245,9 +257,10 @@ def judge(claim: Claim, recorded: Iterable[Run]) -> Entry:
         return entry
     directions = [c for c in checks if c.rule != "number"]
     partial: tuple[int, str] = (0, "")
+    barred: list[tuple[str, list[Outcome], int]] = []
     for budget in BUDGETS if directions else ():
         cases = by_case(recorded, budget)
-        found = [o for c in directions for o in outcomes(c, cases)]
+        found = [o for c in directions for o in outcomes(c, cases, budget)]
         done = [o for o in found if o.done]
         failed = [o for o in done if o.holds is False]
         if failed or (done and len(done) == len(found)):
@@ -255,8 +268,59 @@ def judge(claim: Claim, recorded: Iterable[Run]) -> Entry:
         if len(done) > partial[0]:
             words = f"{_have_runs(budget, len(done), len(found))}, none fails."
             partial = (len(done), " " + words)
+        if stopped := [o for o in found if o.barred]:
+            barred.append((budget, stopped, len(found)))
+    if barred:
+        return Entry(claim, _needs_more(checks, barred, partial[1].strip()), None,
+                     _would_take(checks))
     return Entry(claim, Verdict("not run", "Not run." if not partial[1] else
                                 f"Not run in full.{partial[1]}"), None, _would_take(checks))
+
+
+def _least(checks: Iterable[Check]) -> str:
+    """The smallest budget that can decide all the checks."""
+    return max(map(_smallest, checks), key=published.DECIDING.index)
+
+
+@functools.lru_cache(maxsize=256)
+def _smallest(check: Check) -> str:
+    """The smallest budget that reaches what a check speaks of and trains all its methods equally;
+    `paper` where only the published recipes count as that."""
+    for budget in published.DECIDING:
+        if budget == "paper" or (published.decides(budget, check.decidable_at)
+                                 and _equal_settings(check, budget)):
+            return budget
+    raise AssertionError("paper is the last of the budgets")
+
+
+def _equal_settings(check: Check, budget: str) -> bool:
+    """Whether a budget's usual settings give all methods of a check the same network and length;
+    a method that is not built yet is passed over."""
+    lengths: dict[tuple[str, str, float], set[Any]] = {}
+    for case in cases_of(check):
+        if case[0] in methods.NAMES:
+            s = lab.setting(*case, budget)
+            samples = s.max_samples or 50_000  # a length in steps is the paper budget's alone
+            lengths.setdefault(case[1:], set()).add(
+                (s.options.get("network"), lab.total_epochs(s, samples)))
+    return all(len(found) == 1 for found in lengths.values())
+
+
+def _needs_more(checks: list[Check], barred: list[tuple[str, list[Outcome], int]],
+                partial: str) -> Verdict:
+    """The state of a claim that has runs, but at budgets that cannot decide it."""
+    parts = [partial] if partial else []
+    for budget, stopped, count in barred:
+        why = "; ".join(dict.fromkeys(o.barred for o in stopped))
+        its = f"{len(stopped)} of its {count} comparisons" if count > 1 else "its only comparison"
+        have = "have" if len(stopped) > 1 else "has"
+        parts.append(f"At the {budget} budget {its} {have} runs, which cannot decide: {why}.")
+    budget, stopped, _ = barred[0]
+    told = "; ".join(o.words for o in stopped[:SHOWN])
+    more = f"; and {len(stopped) - SHOWN} more" if len(stopped) > SHOWN else ""
+    parts.append(f"Seen there, no verdict: {told}{more}.")
+    return Verdict(published.needs(_least(c for c in checks if c.rule != "number")),
+                   " ".join(parts))
 
 
 def _checked() -> set[str]:
@@ -268,9 +332,9 @@ def _direction(budget: str, checks: list[Check], found: list[Outcome], done: lis
     close = [o for o in done if o.holds is None]
     held = sum(o.holds is True for o in done)
     state = ("direction does not hold" if failed else
-             "direction not judged" if close else "direction holds")
+             "direction not settled" if close else "direction holds")
     counts = [f"{held} hold" + "s" * (held == 1), f"{len(failed)} fail" + "s" * (len(failed) == 1),
-              f"{len(close)} too close to call"]
+              f"{len(close)} not settled"]
     words = f"{_have_runs(budget, len(done), len(found))}: {', '.join(counts)}. "
     if len(found) == 1:
         words = f"At the {budget} budget its only comparison was made. "
@@ -319,7 +383,8 @@ def _would_take(checks: list[Check]) -> str:
     cases = dict.fromkeys(case for c in checks for case in cases_of(c))
     names = list(dict.fromkeys(case[0] for case in cases))
     absent = [name_of(n) for n in names if n not in methods.NAMES]
-    budget = "paper" if all(c.rule == "number" for c in checks) else f"{BUDGETS[-1]} or larger"
+    least = _least([c for c in checks if c.rule != "number"] or checks)
+    budget = least if least == BUDGETS[0] else f"{least} or larger"
     settings = "1 setting" if len(cases) == 1 else f"{len(cases)} settings"
     words = (f"{MIN_RUNS * len(cases)} runs at the {budget} budget: "
              f"{', '.join(map(name_of, names))} on "
@@ -379,9 +444,10 @@ def overview(entries: Iterable[Entry]) -> Html:
 
 
 def claim_list(entries: Iterable[Entry]) -> Html:
-    """Claims that unfold: the state and the claim; inside, what was compared and the source."""
+    """Claims that unfold, by state: the state and the claim; inside, what was compared and the
+    source."""
     parts = []
-    for e in entries:
+    for e in sorted(entries, key=lambda e: STATES.index(e.verdict.state)):
         c = e.claim
         lines = [("State", f"{e.verdict.sentence} {e.would_take}".strip()),
                  ("Printed", c.target), ("What would show it", c.shows),
@@ -416,25 +482,31 @@ def target_list(targets: Iterable[Target]) -> Html:
         tables.setdefault((t.cell.paper, t.cell.table), []).append(t)
     parts = []
     for (_, name), members in tables.items():
-        run = sum(t.ours is not None for t in members)
-        shut = sum(not t.cell.runnable for t in members)
         what = "number" if any(t.cell.published_value is not None for t in members) else "setting"
-        said = f"{len(members)} {what}{'s' if len(members) > 1 else ''}"
-        said += f", {run or 'none'} with runs of ours"
-        said += f", {shut} cannot be run here" if shut else ""
-        header = ["Method", "Printed", "Ours", "State"]
         heads = Counter((_target_head(t.cell), t.cell.metric) for t in members)
-        rows = [_target_row(t, heads[_target_head(t.cell), t.cell.metric] > 1) for t in members]
-        grid = markup("", header, rows, {"Printed": "num", "Ours": "num", "State": "wide"})
-        sources = "; ".join(dict.fromkeys(t.cell.source for t in members))
+        seen = {b: sum(t.ours is not None and t.ours.setting.budget == b for t in members)
+                for b in BUDGETS}
+        seen = {b: n for b, n in seen.items() if n}
+        shut = Counter(t.cell.why_not for t in members if not t.cell.runnable)
+        said = f"{len(members)} {what}{'s' if len(members) > 1 else ''}, " + (
+            ", ".join(f"{n} with runs of ours at the {b} budget" for b, n in seen.items())
+            or "none with runs of ours")
+        said += f", {shut.total()} cannot be run here" if shut else ""
+        rows = [_target_row(t, heads[_target_head(t.cell), t.cell.metric] > 1, len(seen) > 1)
+                for t in members]
+        grid = markup("", ["Method", "Printed", "Ours", "State"], rows,
+                      {"Printed": "num", "Ours": "num"})
+        notes = ["; ".join(dict.fromkeys(t.cell.source for t in members)),
+                 *(f"Cannot be run here ({n}): {why}." for why, n in shut.items())]
         parts.append(f'<details class="nl-fold"><summary><b>{html.escape(name)}</b>: {said}'
-                     f"</summary><p>{html.escape(sources)}</p>{grid}</details>")
+                     f"</summary>{''.join(f'<p>{html.escape(n)}</p>' for n in notes)}{grid}"
+                     "</details>")
     return Html(STYLE + "".join(parts), f"{sum(map(len, tables.values()))} printed numbers")
 
 
 def _target_head(c: Cell) -> tuple[str, str]:
     """The method as it was printed, and what tells its row from the others of the table."""
-    name = "ELR*" if "-elr-cosine-" in c.cell else name_of(c.method)
+    name = name_of(c.printed_method)
     pairs = [p for p in c.options.split(";") if p and p != f"network={c.network}"]
     named = [data_name(c.dataset), noise_name(c.noise, c.rate), c.network,
              *(OPTIONS.get(p, p.replace("=", " = ").replace("_", " ")) for p in pairs)]
@@ -443,8 +515,13 @@ def _target_head(c: Cell) -> tuple[str, str]:
     return name, ", ".join(named)
 
 
-def _target_row(t: Target, twice: bool = False) -> list[str]:
-    """`twice`: another row of the table has the same head, so that only the source differs."""
+JUDGED = ("reproduced", "partly", "not reproduced", "too few runs")
+"""States of a number whose sentence says more than the table's caption."""
+
+
+def _target_row(t: Target, twice: bool = False, mixed: bool = False) -> list[str]:
+    """`twice`: another row of the table has the same head, so that only the source differs.
+    `mixed`: runs of several budgets stand in the table, so that a row names its own."""
     c = t.cell
     name, named = _target_head(c)
     head = f"{html.escape(name)}<small>{html.escape(named)}</small>"
@@ -455,7 +532,10 @@ def _target_row(t: Target, twice: bool = False) -> list[str]:
         values = t.ours.metric(c.metric)
         spread = statistics.stdev(values) if len(values) > 1 else math.nan
         shown = plus_minus((statistics.fmean(values), spread), len(values))
-        ours = f"{shown}<small>n = {len(values)}, {t.ours.setting.budget}</small>"
-    number, how = (printed_number(c).removesuffix(")").split(" (") + [""])[:2]
-    return [head, f"{number}<small>{how}</small>", ours,
-            f"{badge(t.verdict.state)}<small>{html.escape(t.verdict.sentence)}</small>"]
+        ours = f"{shown}<small>n = {len(values)}" + (
+            f", {t.ours.setting.budget}</small>" if mixed else "</small>")
+    number, how = (printed_number(c).removesuffix(")").split(" (", 1) + [""])[:2]
+    state = "cannot be run here" if not c.runnable else t.verdict.state
+    told = html.escape(t.verdict.sentence)
+    small = f"<small>{told}</small>" if t.verdict.state in JUDGED else ""
+    return [head, f"{number}<small>{how}</small>", ours, badge(state) + small]
