@@ -299,7 +299,11 @@ def test_image_grid_titles_are_text_alt_and_colour(shown):
                               colours=[figures.ROLES["wrong"], figures.ROLES["right"]])
     markup = grid._repr_html_()
     assert "given &lt;3&gt;<br>true 8" in markup and 'alt="given &lt;3&gt;, true 8"' in markup
-    assert "color:#D55E00" in markup and "max-width:172px" in markup
+    assert "--nl-tone:#D55E00;color:var(--nl-said,#D55E00)" in markup
+    assert "max-width:172px" in markup
+    assert "nl-tone" not in figures.image_grid(images, ["a", "b"])._repr_html_()
+    flat = figures.image_grid(torch.zeros(1, 3, 8, 16, dtype=torch.uint8))._repr_html_()
+    assert 'width="76" height="38"' in flat  # not stretched to a square
     figures.show(grid, alt="two digits")
     assert 'aria-label="two digits"' in shown[0]._repr_html_()
 

@@ -18,6 +18,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+import address
 import build
 import noisylabels
 import offline_math
@@ -418,14 +419,16 @@ def test_buttons_of_a_run_lead_to_its_clean_notebook():
 
 
 def html_app(source, out):
-    return SimpleNamespace(srcdir=source, outdir=out, builder=SimpleNamespace(format="html"))
+    config = SimpleNamespace(html_theme_options={})
+    return SimpleNamespace(srcdir=source, outdir=out, builder=SimpleNamespace(format="html"),
+                           config=config, env=SimpleNamespace(metadata={}))
 
 
 def test_clean_notebooks_lie_where_the_download_button_looks(book):
-    page_source.copy_notebooks(html_app(book, book / "out"), None)
+    page_source.copy_sources(html_app(book, book / "out"), None)
     copied = book / "out" / "_sources" / "notebooks" / "tiny.ipynb"
     assert copied.read_text() == (book / "notebooks" / "tiny.ipynb").read_text()
-    page_source.copy_notebooks(html_app(book, book / "failed"), RuntimeError())
+    page_source.copy_sources(html_app(book, book / "failed"), RuntimeError())
     assert not (book / "failed").exists()
 
 
@@ -515,7 +518,37 @@ def test_citation_agrees_with_the_package_and_the_book():
     assert {"cff-version", "message", "title", "authors"} <= set(citation)
     assert citation["version"] == noisylabels.__version__
     assert citation["license"] == PROJECT["license"] == "MIT"
-    assert citation["repository-code"] == config["repository"]["url"]
+    assert citation.get("repository-code", "") == config["repository"]["url"]
+
+
+def test_the_public_address_stands_in_one_place_and_its_copies_agree(tmp_path, capsys):
+    assert {p.name for p, text in address.copies(ROOT).items() if p.read_text() != text} == set()
+
+    for name in ("_config.yml", "CITATION.cff", "notebooks/speed.ipynb", "notebooks/sanm.ipynb"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    before = {p: p.read_text() for p in address.copies(tmp_path)}
+
+    def set_address(url):
+        config = yaml.safe_load((ROOT / "_config.yml").read_text())
+        config["repository"]["url"] = url
+        (tmp_path / "_config.yml").write_text(yaml.safe_dump(config))
+        return address.main(tmp_path)
+
+    assert set_address("https://example.org/group/book") == 0
+    assert "3 files changed; address: https://example.org/group/book" in capsys.readouterr().out
+    citation = yaml.safe_load((tmp_path / "CITATION.cff").read_text())
+    assert citation["repository-code"] == "https://example.org/group/book"
+    cell = nbformat.read(tmp_path / "notebooks" / "sanm.ipynb", as_version=4).cells[1].source
+    assert 'address = "https://example.org/group/book"  # of the public' in cell
+    assert set_address("") == 0 and before == {p: p.read_text() for p in before}
+
+    capsys.readouterr()
+    assert set_address("github.com/group/book") == 1
+    assert "must be empty or read https://HOST/OWNER/NAME, not 'github" in capsys.readouterr().err
+    (tmp_path / "notebooks" / "sanm.ipynb").write_text("{}")
+    assert set_address("") == 1
+    assert "sanm.ipynb must have one line for the address, not 0" in capsys.readouterr().err
 
 
 def test_files_named_in_the_readme_exist():

@@ -375,18 +375,22 @@ def image_grid(images: Any, titles: Sequence[str] = (), *, colours: Sequence[str
         raise ValueError(f"{len(pixels)} images take as many titles and colours, not "
                          f"{len(titles)} and {len(colours)}.")
     cells = []
+    height = round(size * pixels.shape[-2] / pixels.shape[-1])
     for i, (image, title, colour) in enumerate(zip(pixels, titles, colours, strict=True), 1):
         alt = title.replace("\n", ", ") or f"image {i} of {len(pixels)}"
         text = "<br>".join(html.escape(line) for line in title.split("\n"))
+        tone = "" if colour == "inherit" else (  # the book's style sheet adapts it to its theme
+            f' class="nl-tone" style="--nl-tone:{colour};color:var(--nl-said,{colour})"')
         cells.append(
             f'<div style="width:{size}px;text-align:center;line-height:1.25;font-size:0.8rem">'
             f'<img alt="{html.escape(alt)}" width="{size}" '
-            f'height="{size}" style="image-rendering:pixelated;display:block;max-width:none" '
+            f'height="{height}" style="image-rendering:pixelated;display:block;max-width:none" '
             f'src="data:image/png;base64,{_png(image)}">'
-            f'<span style="color:{colour}">{text}</span></div>')
+            f'<span{tone}>{text}</span></div>')
     most = f"max-width:{columns * (size + 10)}px;" if columns else ""
-    return Html('<div role="group" aria-label="{alt}" style="display:flex;flex-wrap:wrap;'
-                f'gap:10px;{most}">' + "".join(cells) + "</div>", "; ".join(filter(None, titles)))
+    return Html('<div role="group" class="nl-thumbs" aria-label="{alt}" style="display:flex;'
+                f'flex-wrap:wrap;gap:10px;{most}">' + "".join(cells) + "</div>",
+                "; ".join(filter(None, titles)))
 
 
 def _png(image: np.ndarray) -> str:
