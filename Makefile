@@ -14,7 +14,7 @@ STRICT ?=
 WAYS ?=
 PAGES ?=
 
-.PHONY: help setup test book portable lint bench clean
+.PHONY: help setup test book browse portable lint bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ lint: setup ## ruff, mypy, and that notebooks hold no outputs
 
 book: setup ## run the notebooks that are out of date, then build _build/html
 	$(PY) book/build.py --jobs $(JOBS) $(if $(filter-out 0 no,$(STRICT)),--strict)
+
+browse: setup ## check the built book in Chromium (its links, pictures, two widths)
+	NOISYLABELS_BROWSER=$${NOISYLABELS_BROWSER-needed} $(PY) -m pytest tests/test_browser.py
 
 portable: setup ## run the pages as other machines would (WAYS=avx2,threads PAGES=sanm: some)
 	$(PY) book/portable.py --jobs $(JOBS) --ways "$(WAYS)" --pages "$(PAGES)"
