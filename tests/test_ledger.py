@@ -572,8 +572,9 @@ def test_targets_unfold_by_table_with_ours_beside():
     assert words.count("A printed number is judged from the paper budget on") == 0
     assert "ELR* CIFAR-10, asymmetric 40 %, resnet34, cosine restarts, 150 epochs 90.35" in words
     assert "Forward correction CIFAR-10, symmetric 20 %, resnet34, estimated transition" in words
-    assert "86.98 ± 0.12 epoch not stated 87.0 ± 0.0 n = 3, paper reproduced" in words
-    assert "60.0 ± 0.0 n = 3, laptop needs the paper budget" in words
+    assert "86.98 ± 0.12 epoch not stated 87.0 ± 0.0 n = 3 reproduced Ours 87.00" in words
+    assert "81.88 ± 0.29 epoch not stated – needs the paper budget" in words
+    assert "60.0" not in words, "no number of a smaller budget beside a printed one"
     one = text_of(ledger.target_list(targets[:1])._repr_html_())
     assert "1 number, 1 with runs of ours at the paper budget" in one
     assert "87.0 ± 0.0 n = 3 reproduced Ours 87.00 (mean of 3 runs), published 86.98: 0.02" in one

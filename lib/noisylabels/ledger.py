@@ -492,8 +492,7 @@ def target_list(targets: Iterable[Target]) -> Html:
             ", ".join(f"{n} with runs of ours at the {b} budget" for b, n in seen.items())
             or "none with runs of ours")
         said += f", {shut.total()} cannot be run here" if shut else ""
-        rows = [_target_row(t, heads[_target_head(t.cell), t.cell.metric] > 1, len(seen) > 1)
-                for t in members]
+        rows = [_target_row(t, heads[_target_head(t.cell), t.cell.metric] > 1) for t in members]
         grid = markup("", ["Method", "Printed", "Ours", "State"], rows,
                       {"Printed": "num", "Ours": "num"})
         notes = ["; ".join(dict.fromkeys(t.cell.source for t in members)),
@@ -519,21 +518,20 @@ JUDGED = ("reproduced", "partly", "not reproduced", "too few runs")
 """States of a number whose sentence says more than the table's caption."""
 
 
-def _target_row(t: Target, twice: bool = False, mixed: bool = False) -> list[str]:
-    """`twice`: another row of the table has the same head, so that only the source differs.
-    `mixed`: runs of several budgets stand in the table, so that a row names its own."""
+def _target_row(t: Target, twice: bool = False) -> list[str]:
+    """`twice`: another row of the table has the same head, so that only the source differs. Runs
+    of a smaller budget are not put beside a printed number: the two are not to be compared."""
     c = t.cell
     name, named = _target_head(c)
     head = f"{html.escape(name)}<small>{html.escape(named)}</small>"
     if twice:
         head += f"<small>{html.escape(c.source)}</small>"
     ours = "–"
-    if t.ours is not None:
+    if t.ours is not None and t.ours.setting.budget == BUDGETS[0]:
         values = t.ours.metric(c.metric)
         spread = statistics.stdev(values) if len(values) > 1 else math.nan
         shown = plus_minus((statistics.fmean(values), spread), len(values))
-        ours = f"{shown}<small>n = {len(values)}" + (
-            f", {t.ours.setting.budget}</small>" if mixed else "</small>")
+        ours = f"{shown}<small>n = {len(values)}</small>"
     number, how = (printed_number(c).removesuffix(")").split(" (", 1) + [""])[:2]
     state = "cannot be run here" if not c.runnable else t.verdict.state
     told = html.escape(t.verdict.sentence)

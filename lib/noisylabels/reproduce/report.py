@@ -120,7 +120,8 @@ def text(found: Sequence[Row], budget: str) -> str:
     with_runs = [r for r in found if r.summary.n]
     without = len({r.group.settings[0].key for r in found if not r.summary.n})
     lines = [f"{budget} budget"
-             + ("" if budget == "paper" else ", which shows a direction only")]
+             + ("" if budget == "paper" else ", which shows a direction only"
+                if published.decides(budget, published.ORDERS) else ", which gives no verdict")]
     sources: list[str] = []
     table = []
     for row in with_runs:
