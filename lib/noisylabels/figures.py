@@ -352,15 +352,16 @@ def transition_heatmap(matrix: Any, names: Sequence[str] = (), *, title: str = "
 # ------------------------------------------------------------------------------- images, points
 
 
-def image_grid(images: Any, titles: Sequence[str] = (), *, colours: Sequence[str] | None = None,
-               size: int = 76, columns: int | None = None) -> Html:
+def image_grid(images: Any, titles: Sequence[str] = (), *,
+               colours: Sequence[str | Sequence[str]] | None = None, size: int = 76,
+               columns: int | None = None) -> Html:
     """Images with a text below each; the grid wraps to the width of the page.
 
     Args:
         images: uint8 (N, C, H, W) with C 1 or 3, or (N, H, W). Pixels stay sharp squares.
         titles: a text for each image; a line break starts a new line. It is the alt text too; an
             image without one is named by its place.
-        colours: the texts' colours, such as ROLES["wrong"].
+        colours: the texts' colours, such as ROLES["wrong"]: one, or one for each of its lines.
         size: width of an image on the page, in pixels.
         columns: at most that many images side by side (default: as many as fit).
     """
@@ -378,19 +379,29 @@ def image_grid(images: Any, titles: Sequence[str] = (), *, colours: Sequence[str
     height = round(size * pixels.shape[-2] / pixels.shape[-1])
     for i, (image, title, colour) in enumerate(zip(pixels, titles, colours, strict=True), 1):
         alt = title.replace("\n", ", ") or f"image {i} of {len(pixels)}"
-        text = "<br>".join(html.escape(line) for line in title.split("\n"))
-        tone = "" if colour == "inherit" else (  # the book's style sheet adapts it to its theme
-            f' class="nl-tone" style="--nl-tone:{colour};color:var(--nl-said,{colour})"')
+        lines = title.split("\n")
+        inks = [colour] * len(lines) if isinstance(colour, str) else list(colour)
+        if len(inks) != len(lines):
+            raise ValueError(f"image {i} has {len(lines)} lines of text and {len(inks)} colours; "
+                             "give one colour, or one a line.")
+        text = "<br>".join(_toned(line, ink) for line, ink in zip(lines, inks, strict=True))
         cells.append(
             f'<div style="width:{size}px;text-align:center;line-height:1.25;font-size:0.8rem">'
             f'<img alt="{html.escape(alt)}" width="{size}" '
             f'height="{height}" style="image-rendering:pixelated;display:block;max-width:none" '
             f'src="data:image/png;base64,{_png(image)}">'
-            f'<span{tone}>{text}</span></div>')
+            f'{text}</div>')
     most = f"max-width:{columns * (size + 10)}px;" if columns else ""
     return Html('<div role="group" class="nl-thumbs" aria-label="{alt}" style="display:flex;'
                 f'flex-wrap:wrap;gap:10px;{most}">' + "".join(cells) + "</div>",
                 "; ".join(filter(None, titles)))
+
+
+def _toned(text: str, colour: str) -> str:
+    """The text in its colour, which the book's style sheet adapts to its theme."""
+    tone = "" if colour == "inherit" else (
+        f' class="nl-tone" style="--nl-tone:{colour};color:var(--nl-said,{colour})"')
+    return f"<span{tone}>{html.escape(text)}</span>"
 
 
 def _png(image: np.ndarray) -> str:
