@@ -496,8 +496,14 @@ class Count(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.fixture
+def accelerator(monkeypatch):
+    """Passes over all images, as a GPU makes them."""
+    monkeypatch.setattr(_pixels, "may_look", lambda x: False)
+
+
 @pytest.mark.parametrize("name", ALL)
-def test_the_number_of_operations_does_not_depend_on_the_batch(name):
+def test_the_number_of_operations_does_not_depend_on_the_batch(name, accelerator):
     counts = []
     for n in (8, 64):
         x = pictures(3, 32, 32, n)
@@ -511,7 +517,7 @@ def test_the_number_of_operations_does_not_depend_on_the_batch(name):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_no_view_looks_at_its_data(name):
+def test_no_view_looks_at_its_data(name, accelerator):
     with FakeTensorMode():  # raises on whatever would need a value on the host
         out = ALL[name](torch.empty((16, 3, 32, 32), dtype=torch.uint8), seeded())
     assert out.shape == (16, 3, 32, 32)
@@ -612,3 +618,17 @@ def test_bad_input_is_named(case):
     call, message = BAD[case]
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("view", [views.RandAugment.fixmatch(), views.AutoAugment.sanm(),
+                                  views.RandAugment(probability=0.0)], ids=repr)
+def test_a_pass_over_the_images_it_changes_gives_the_pixels_of_a_pass_over_all(view):
+    x = torch.randint(256, (200, 3, 32, 32), dtype=torch.uint8,
+                      generator=torch.Generator().manual_seed(0))
+    code, magnitude = view.draw(200, (32, 32), torch.Generator().manual_seed(1))
+    before = x.clone()
+    for k in range(2):
+        full = _pixels.blend(_pixels.look_up(_pixels.warp(x, code[k], magnitude[k], 128), code[k],
+                                             magnitude[k]), code[k], magnitude[k])
+        assert torch.equal(_pixels.operate(x, code[k], magnitude[k], 128, _pixels.OPS), full)
+    assert torch.equal(x, before)  # the images handed over stay as they were

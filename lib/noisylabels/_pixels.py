@@ -1,10 +1,10 @@
 """The pixel work under `views`: batched, per sample, uint8 in and out, equal to Pillow bit by bit.
 
 Every function takes a whole batch and one parameter per sample, and does the same fixed number of
-tensor operations whatever the batch holds: no loop over samples, no transfer to the host. A stage
-of RandAugment or AutoAugment has exactly one active operation per sample, so three passes in a
-row (`warp`, `look_up`, `blend`) give any mix of the fifteen; each pass leaves the samples of the
-other two untouched.
+tensor operations whatever the batch holds: no loop over samples, no transfer to the host (but for
+`operate` on a CPU). A stage of RandAugment or AutoAugment has exactly one active operation per
+sample, so three passes in a row (`warp`, `look_up`, `blend`) give any mix of the fifteen; each
+pass leaves the samples of the other two untouched.
 
 Three details make the results those of Pillow and not merely close to them: nearest resampling
 walks the image in 16.16 fixed point, AutoContrast scales in float64, and the smoothing under
@@ -79,19 +79,34 @@ def erase(
     return select(rows[:, None, :, None] | cols[:, None, None, :], x, fill)
 
 
+def may_look(x: Tensor) -> bool:
+    """Whether indices may be read from x's device at no cost: an eager step on a CPU."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def operate(x: Tensor, code: Tensor, magnitude: Tensor, fill: int, ops: tuple[str, ...]) -> Tensor:
     """One operation per sample: OPS[code[i]] at magnitude[i] on x[i] (B,C,H,W) uint8.
 
     `code` (B,) int64, `magnitude` (B,) float64 in the operation's own unit, `fill` the grey level
     of the holes a geometric operation leaves, `ops` the names that may occur in `code`: a pass
-    that none of them needs is left out.
+    that none of them needs is left out. On a CPU a pass goes over the images that it changes; an
+    accelerator takes all, so that nothing waits for the host. The pixels are the same.
     """
-    if any(name in GEOMETRIC for name in ops):
-        x = warp(x, code, magnitude, fill)
-    if any(name in TABULAR for name in ops):
-        x = look_up(x, code, magnitude, ops)
-    if any(name in BLENDED for name in ops):
-        x = blend(x, code, magnitude)
+    sparse = may_look(x)
+    for family, work in (
+        (GEOMETRIC, lambda *part: warp(*part, fill)),
+        (TABULAR, lambda *part: look_up(*part, ops)),
+        (BLENDED, blend),
+    ):
+        if not any(name in family for name in ops):
+            continue
+        if not sparse:
+            x = work(x, code, magnitude)
+            continue
+        first, last = CODE[family[0]], CODE[family[-1]]
+        acting = ((code >= first) & (code <= last)).nonzero()[:, 0]
+        if len(acting):
+            x = x.index_copy(0, acting, work(x[acting], code[acting], magnitude[acting]))
     return x
 
 
