@@ -170,6 +170,182 @@ def test_a_zero_vector_has_cosine_distance_one():
         assert index[1].tolist() == [2, 0, 3] and far[1].tolist() == [0, 1, 1]
 
 
+# --- ties, scales, equal rows: against a plain sort in float64 -----------------------------------
+
+
+def sorted_neighbours(x, k, metric="l2", queries=None):
+    """By float64 distances rounded to float32, of equal ones the lower number first."""
+    full = x.double()
+    if metric == "cosine":  # by the differences of unit vectors; zero has similarity 0 with all
+        length = full.norm(dim=1, keepdim=True)
+        full = torch.where(length > 0, full / length, 0.0)
+    rows = torch.arange(len(x)) if queries is None else queries
+    far = torch.stack([(full - full[i]).square().sum(1).sqrt() for i in rows])
+    if metric == "cosine":
+        zero = (full == 0).all(1)
+        far = torch.where(zero | zero[rows, None], 1.0, far.square() / 2)
+        far[far < 1e-28] = 0
+    far = far.float()
+    index = []
+    for i, row in zip(rows.tolist(), far.tolist(), strict=True):
+        row[i] = math.inf
+        index.append(sorted(range(len(row)), key=lambda j: (row[j], j))[:k])
+    index = torch.tensor(index)
+    return index, far.gather(1, index)
+
+
+def lattice(n, values, dim=6, seed=0):
+    """Rows of a few small whole numbers: many ties, many equal rows, all sums exact."""
+    draws = torch.Generator().manual_seed(seed)
+    return torch.randint(values, (n, dim), generator=draws).float()
+
+
+@pytest.mark.parametrize("shortlist", [False, True])
+@pytest.mark.parametrize("k", [1, 5, 40])
+def test_of_equal_distances_the_lower_number_comes_first(k, shortlist):
+    """However many there are: the cut of a top-k among them is arbitrary."""
+    other = torch.arange(k)
+    truth = torch.stack([other + (other >= i) for i in range(200)])
+    for x in (torch.ones(200, 8), torch.eye(200)):  # all rows equal; all at the same distance
+        for metric in ("l2", "cosine"):
+            index, far = nearest(x, k, metric=metric, shortlist=shortlist)
+            assert torch.equal(index, truth)
+            assert (far == far[0, 0]).all()
+            assert torch.equal(nearest_in_batch(x, k, metric=metric)[0], truth)
+
+
+@pytest.mark.parametrize("k", [1, 7, 60])
+@pytest.mark.parametrize("shortlist", [False, True])
+@pytest.mark.parametrize("values, dim", [(2, 3), (2, 8), (2, 40), (3, 6), (9, 2)])
+def test_ties_between_rows_equal_and_different(values, dim, shortlist, k):
+    x = lattice(300, values, dim)
+    truth, true_far = sorted_neighbours(x, k)
+    for chunk in (None, 11):
+        index, far = nearest(x, k, shortlist=shortlist, chunk=chunk)
+        assert torch.equal(index, truth) and torch.equal(far, true_far)
+    rows = torch.tensor([7, 299, 7, 0])
+    index, far = nearest(x, k, shortlist=shortlist, queries=rows)
+    assert torch.equal(index, truth[rows]) and torch.equal(far, true_far[rows])
+    index, far = nearest_in_batch(x, k)
+    assert torch.equal(index, truth) and torch.equal(far, true_far)
+
+
+@pytest.mark.parametrize("search", [nearest, nearest_in_batch])
+def test_ties_of_points_from_outside_and_of_zero_vectors(search):
+    x = torch.cat([torch.zeros(30, 4), lattice(60, 2, 4, seed=3), torch.zeros(30, 4)])
+    for k in (3, 20, 100):
+        truth, true_far = sorted_neighbours(x, k, "cosine")
+        index, far = search(x, k, metric="cosine")
+        assert torch.equal(index[:30], truth[:30]) and torch.equal(far[:30], true_far[:30])
+        np.testing.assert_allclose(far, true_far, atol=1e-7)
+    index, far = nearest(x, 50, queries=torch.zeros(2, 4))
+    first = (x == 0).all(1).nonzero()[:50, 0]
+    assert torch.equal(index, first.expand(2, -1)) and (far == 0).all()
+
+
+@pytest.mark.parametrize("search", [nearest, nearest_in_batch])
+@pytest.mark.parametrize("scale", [1e20, 2.0**-100, 1e-20, 1e-38])
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+def test_neighbours_do_not_depend_on_the_scale(metric, scale, search):
+    x = clustered(300)[0] * scale
+    truth, true_far = sorted_neighbours(x, 5, metric)
+    index, far = search(x, 5, metric=metric)
+    assert recall(index, truth) == 1.0  # features so small have few bits: ties, lower first
+    np.testing.assert_allclose(far.double(), true_far.double(), rtol=1e-6)
+    if metric == "l2" and scale == 2.0**-100:
+        assert torch.equal(index, search(x / scale, 5)[0])
+    if metric == "cosine" and scale == 1e20:  # of each row by itself
+        uneven = x * torch.logspace(-30, 10, 300)[:, None]
+        assert recall(search(uneven, 5, metric="cosine")[0], truth) > 0.995
+
+
+@pytest.mark.parametrize("search", [nearest, nearest_in_batch])
+def test_one_giant_row_takes_nothing_from_the_others(search):
+    x = clustered(300)[0]
+    truth, _ = sorted_neighbours(x, 5)
+    x = torch.cat([x * 1e-5, torch.full((1, 64), 1e30)])
+    assert torch.equal(search(x, 5)[0][:300], truth)
+
+
+@pytest.mark.parametrize("search", [nearest, nearest_in_batch])
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+def test_nearly_equal_rows_keep_their_order(metric, search):
+    """Features that all but collapsed: the differences lie in the last bits of float32."""
+    x = 1 + 1e-5 * torch.randn(300, 16, generator=torch.Generator().manual_seed(2))
+    truth, true_far = sorted_neighbours(x, 6, metric)
+    index, far = search(x, 6, metric=metric)
+    assert recall(index, truth) == 1.0
+    np.testing.assert_allclose(far.double(), true_far.double(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("search", [nearest, nearest_in_batch])
+def test_float64_features_are_not_cut_to_float32(search):
+    x = 1 + 1e-9 * clustered(200)[0].double()  # all ones in float32
+    truth, true_far = sorted_neighbours(x, 5)
+    index, far = search(x, 5)
+    assert torch.equal(index, truth) and torch.equal(far, true_far)
+
+
+def test_float64_features_of_any_size():
+    x, _ = clustered(200)
+    truth, _ = sorted_neighbours(x, 5)
+    for scale in (1e200, 1e-200):
+        for metric in ("l2", "cosine"):
+            index, far = nearest(x.double() * scale, 5, metric=metric)
+            if metric == "l2":
+                assert torch.equal(index, truth)
+                assert (far == (math.inf if scale > 1 else 0)).all()
+            else:
+                assert torch.equal(index, nearest(x.double(), 5, metric="cosine")[0])
+
+
+def test_random_features_agree_with_a_sort_in_float64_bit_for_bit():
+    x, _ = clustered(800)
+    for shortlist in (False, True):
+        for metric in ("l2", "cosine"):
+            truth, true_far = sorted_neighbours(x, 12, metric)
+            index, far = nearest(x, 12, metric=metric, shortlist=shortlist)
+            assert torch.equal(index, truth)
+            np.testing.assert_allclose(far, true_far, rtol=1e-6, atol=1e-12)
+
+
+def test_rows_with_the_same_checksum_are_still_told_apart(monkeypatch):
+    """Equal rows are found by a checksum; should it fail, by comparing the rows."""
+    real = torch.randint
+    monkeypatch.setattr(torch, "randint", lambda low, high, size, **more: (
+        torch.full(size, -1) if low < -1 else real(low, high, size, **more)))
+    x = torch.tensor([[1.0, 2.0], [2.0, 1.0], [1.0, 2.0], [5.0, 5.0], [2.0, 1.0]])
+    assert nearest(x, 2)[0].tolist() == sorted_neighbours(x, 2)[0].tolist()
+
+
+@pytest.mark.parametrize("copies, of", [(250, 500), (200, 2000), (100, 2000)])
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+def test_hnsw_with_equal_rows_finds_the_neighbours_of_the_others(metric, copies, of):
+    """A graph of equal rows ends in a clique: distinct rows had a recall of .30, .54, .94."""
+    pytest.importorskip("hnswlib")
+    x = torch.randn(of, 16, generator=torch.Generator().manual_seed(1))
+    x[:copies] = 0.5
+    x[:copies:2] = -0.25
+    truth, _ = nearest(x, 10, metric=metric)
+    index, far = nearest(x, 10, metric=metric, backend="hnsw")
+    assert recall(index[copies:], truth[copies:]) > 0.97
+    assert torch.equal(index[:copies], truth[:copies])  # its copies, the lower numbers first
+    assert (far[:copies] == 0).all()
+    assert not (index == torch.arange(of)[:, None]).any()
+
+
+def test_hnsw_that_misses_most_is_refused():
+    pytest.importorskip("hnswlib")
+    x = torch.randn(3000, 64, generator=torch.Generator().manual_seed(0))
+    few = dict(backend="hnsw", m=4, ef=6, ef_construction=20)
+    with pytest.raises(ValueError, match=r"HNSW found 2\d% of the true neighbours of 48 rows; "
+                                         r"raise m or ef, use .*lower least_recall \(now 0.8\)"):
+        nearest(x, 5, **few)
+    assert nearest(x, 5, **few, least_recall=0.1)[0].shape == (3000, 5)
+    with pytest.raises(ValueError, match="true neighbours of 20 rows"):
+        nearest(x, 5, queries=x[:20] + 0.5, **few)
+
+
 # --- HNSW ----------------------------------------------------------------------------------------
 
 
@@ -192,7 +368,8 @@ def test_hnsw_effort_buys_recall():
     pytest.importorskip("hnswlib")
     x = torch.randn(3000, 64, generator=torch.Generator().manual_seed(0))  # no clusters: hard
     truth, _ = nearest(x, 5)
-    low = recall(nearest(x, 5, backend="hnsw", m=4, ef=6, ef_construction=20)[0], truth)
+    low = recall(nearest(x, 5, backend="hnsw", m=4, ef=6, ef_construction=20,
+                         least_recall=0)[0], truth)
     high = recall(nearest(x, 5, backend="hnsw", m=32, ef=400)[0], truth)
     assert low < 0.6 < 0.99 < high
 
@@ -301,7 +478,8 @@ def test_k_out_of_range(search, k):
 
 
 @pytest.mark.parametrize("search", [nearest, nearest_in_batch])
-@pytest.mark.parametrize("bad", [torch.rand(10), torch.rand(4, 3, 2), torch.ones(4, 3).long()])
+@pytest.mark.parametrize("bad", [torch.rand(10), torch.rand(4, 3, 2), torch.rand(4, 0),
+                                 torch.ones(4, 3).long()])
 def test_features_of_a_wrong_kind(search, bad):
     with pytest.raises(ValueError, match=r"floating-point matrix \(N, D\)"):
         search(bad, 1)
@@ -317,6 +495,7 @@ def test_unknown_metric(search):
     "settings, said",
     [
         ({"backend": "faiss"}, "backend is 'faiss'; allowed are 'exact', 'hnsw'"),
+        ({"least_recall": 1.1}, "least_recall is 1.1, but must be from 0 to 1"),
         ({"chunk": 0}, "chunk must be at least 1, not 0"),
         ({"queries": torch.rand(4, 5)}, r"points, float \(Q, 3\), not torch.float32 of shape"),
         ({"queries": torch.tensor([1, 10])}, "row numbers from 0 to 9"),
