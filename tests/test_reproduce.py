@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import noisylabels
-from conftest import REPO
+from conftest import REPO, checkpoint
 from noisylabels import __main__ as cli
 from noisylabels import engine, lab, paths, published, reproduce, runs
 from noisylabels.cli import cost
@@ -119,7 +119,7 @@ def record(s: runs.Setting, test=(0.5, 0.6), status="finished", **more) -> None:
 def begin(s: runs.Setting, epochs: int) -> None:
     folder = paths.cache_dir() / "checkpoints" / s.key
     folder.mkdir(parents=True)
-    torch.save({"rows": [{}] * epochs}, folder / "block-0.pt")
+    torch.save(checkpoint(epochs, 99), folder / "block-0.pt")
 
 
 def names(selection: planning.Selection) -> dict[str, list[str]]:

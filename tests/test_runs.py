@@ -56,12 +56,12 @@ def test_a_bad_setting_is_refused(bad, words):
 
 def test_a_saved_run_reads_back(tmp_path):
     run = runs.save(make(), {"status": "finished", "realised_rate": 0.36}, ROWS,
-                    {"p_clean": np.arange(4, dtype=np.float16)}, root=tmp_path)
+                    {"loss-2": np.arange(4, dtype=np.float16)}, root=tmp_path)
     assert run.finished and run.setting == make() and run.info["realised_rate"] == 0.36
     assert run.last() == 0.70 and run.best() == 0.80
     assert run.by_validation() == 0.80 and run.mean_last(2) == pytest.approx(0.75)
     assert list(run.epochs["stage"]) == ["train"] * 3
-    assert run.signals["p_clean"].tolist() == [0, 1, 2, 3]
+    assert run.signals["loss-2"].tolist() == [0, 1, 2, 3]
     assert runs.find(tmp_path, method="cross_entropy", epochs=3, rate=(0.2, 0.4)) != []
     assert runs.find(tmp_path, method="elr") == []
     assert runs.resolve(make().key, tmp_path).setting == make()

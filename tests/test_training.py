@@ -197,7 +197,7 @@ def test_signals_are_kept_when_asked_for(home):
     assert plain.signals == {}
     run = lab.run(quick("elr", epochs=4), signals=True)
     wrong = run.signals.pop("wrong") > 0
-    assert set(run.signals) == {"wrong", "loss-2", "loss-4"}
+    assert set(run.signals) == {"index", "given", "wrong", "loss-2", "loss-4"}
     assert wrong.mean() == pytest.approx(run.info["realised_rate"], abs=1e-4)
     assert all(len(v) == run.info["samples"] for v in run.signals.values())
     assert run.signals["loss-4"][wrong].mean() > run.signals["loss-4"][~wrong].mean()

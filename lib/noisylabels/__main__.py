@@ -21,7 +21,7 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from . import __version__
-from .cli.common import Failed, nearest
+from .cli.common import Failed, nearest, plain
 
 # word -> (module, what it does, an example)
 COMMANDS = {
@@ -240,7 +240,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _say(sentence: str, code: int) -> int:
-    print(f"noisylabels: {sentence}", file=sys.stderr)
+    said = "\n".join(map(plain, sentence.split("\n")))
+    print(f"noisylabels: {said}", file=sys.stderr)
     return code
 
 

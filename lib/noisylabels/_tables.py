@@ -395,7 +395,8 @@ def _printed(cell: published.Cell | None) -> str:
     if cell is None:
         return NOT_AVAILABLE
     number, how = printed_number(cell).removesuffix(")").split(" (", 1)
-    return f"{number}<small>{how}, {html.escape(f'{cell.network}; {cell.source}')}</small>"
+    told = html.escape(f"{how}, {cell.network}; {cell.source}")
+    return f"{html.escape(number)}<small>{told}</small>"
 
 
 def _name(c: Summary, among: Sequence[Summary]) -> str:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from . import _sources, datasets, engine, methods, noise, paths, runs, semantic, views
-from .recorder import Progress, Recorder, TrainingFailed, Truth, Watch
+from .recorder import Progress, Recorder, TrainingFailed, Truth, Watch, read_checkpoint
 from .runs import Run, Setting, StoreError
 
 # What a budget changes of a method's published recipe. They are never mixed in one column.
@@ -209,7 +209,8 @@ def prepare(s: Setting, execution: engine.Execution | None = None) -> tuple[engi
         y_true=y_true[in_train].to(device), wrong=labels.wrong[in_train].to(device),
         x_test=data.x_test.to(device), y_test=data.y_test.to(device),
         x_val=images[split.val].to(device), y_val=labels.y_given[~in_train].to(device),
-        probe=probe.to(device), note=labels.note, redrawn=labels.redrawn)
+        probe=probe.to(device), note=labels.note, redrawn=labels.redrawn,
+        index=chosen[noisy][in_train].to(device))
     return task, truth
 
 
@@ -244,39 +245,85 @@ def run(s: Setting, *, execution: engine.Execution | None = None, progress: Prog
 
     Args:
         execution: device, compilation; not part of the setting.
-        signals: keep the method's per-sample signals with the record, and the losses after the
-            second, the middle and the last epoch (stages are counted through).
-        again: train anew a run that is recorded as *failed* (a finished one is never retrained).
+        signals: keep the method's per-sample signals with the record (`Run.signals`), and the
+            losses after the second, the middle and the last epoch (stages are counted through).
+            A run that began without goes on, and its record says which losses it lacks.
+        again: train anew what is recorded as *failed*. With `signals` also what is finished
+            without them (they are added where the numbers come out the same; the record itself
+            is never replaced) or was begun without them.
         waiting: called once when another process is training this very run; then we wait for it.
 
     Raises:
         recorder.TrainingFailed: training broke down; the failure is recorded and counted.
         runs.StoreError: the record or a checkpoint cannot be written or read.
     """
-    if (there := runs.lookup(s)) is not None and (there.finished or not again):
-        return there
+
+    def recorded() -> Run | None:
+        there = runs.lookup(s)
+        if there is None or (not there.finished and again):
+            return None
+        return None if signals and again and not there.has_signals else there
+
+    if (there := recorded()) is not None:
+        return _tidied(there)
     with runs.lock(s, waiting=waiting):
-        if (there := runs.lookup(s)) is not None and (there.finished or not again):
-            return there
-        checkpoints = paths.cache_dir() / "checkpoints" / s.key
+        if (there := recorded()) is not None:
+            return _tidied(there)
+        there = runs.lookup(s)
+        repeats = there is not None and there.finished  # for its signals
+        checkpoints = checkpoints_of(s, "-signals" if repeats else "")
+        if again and signals and lacks_losses(s):
+            shutil.rmtree(checkpoints, ignore_errors=True)
         task, truth = prepare(s, execution)
         epochs = total_epochs(s, len(task))
-        log = Recorder(task, truth, checkpoints, progress,
-                       losses_at=(2, max(2, epochs // 2), epochs) if signals else ())
         info = facts(s, task, truth)
+        log = Recorder(task, truth, checkpoints, progress,
+                       losses_at=(2, max(2, epochs // 2), epochs) if signals else (),
+                       about={k: info[k] for k in runs.schema.MADE_BY})
         try:
             methods.get(s.method).train(task, settings_of(s), log)
         except TrainingFailed as error:
-            runs.save(s, {**info, "status": "failed", "why": str(error)}, log.rows)
+            if not repeats:
+                why = " ".join(str(error).split())[:runs.schema.MOST_TEXT]
+                runs.save(s, {**info, "status": "failed", "why": why, "parts": log.parts},
+                          log.rows)
             log.finish()
             shutil.rmtree(checkpoints, ignore_errors=True)
             raise
         finally:
             log.finish()
-        result = runs.save(s, {**info, "status": "finished", **summary(log)}, log.rows,
-                           log.signals() if signals else None)
+        kept = log.signals() if log.losses_at else None
+        if there is not None and repeats:
+            result = runs.keep_signals(there, log.rows, kept or {})
+        else:
+            lack = {"signals_lack": log.lacking} if log.lacking else {}
+            result = runs.save(s, {**info, "status": "finished", **summary(log), **lack,
+                                   "parts": log.parts}, log.rows, kept)
         shutil.rmtree(checkpoints, ignore_errors=True)
         return result
+
+
+def checkpoints_of(s: Setting, kind: str = "") -> Path:
+    """Where the checkpoints of a run lie; of its repetition for the signals with `-signals`."""
+    return paths.cache_dir() / "checkpoints" / f"{s.key}{kind}"
+
+
+def lacks_losses(s: Setting) -> bool:
+    """Whether this run was begun, past its second epoch, without keeping losses."""
+    newest = max(checkpoints_of(s).glob("block-*.pt"), default=None,
+                 key=lambda f: int(f.stem.split("-")[1]))
+    if newest is None:
+        return False
+    held = read_checkpoint(newest)
+    return len(held["rows"]) >= 2 and "loss-2" not in held["signals"]
+
+
+def _tidied(there: Run) -> Run:
+    """A recorded run; checkpoints that a kill left behind it are of no more use."""
+    left = checkpoints_of(there.setting)
+    if there.finished and left.exists():
+        shutil.rmtree(left, ignore_errors=True)
+    return there
 
 
 def watch(s: Setting, each: Watch | None = None, *, execution: engine.Execution | None = None
@@ -300,9 +347,25 @@ def facts(s: Setting, task: engine.Task, truth: Truth) -> dict[str, Any]:
         "realised_rate": round(float(truth.wrong.float().mean()), 6),
         **({"noise_note": truth.note} if truth.note else {}),
         **({"noise_redrawn": truth.redrawn} if truth.redrawn else {}),
-        "commit": commit(), "date": runs.now(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "hardware": engine.hardware(task.device),
+        **made_by(task),
+    }
+
+
+LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA",
+          "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
+"""Variables of the environment that take instructions from the processor: sums round otherwise."""
+
+
+def made_by(task: engine.Task) -> dict[str, Any]:
+    """With what this process trains: everything beside the setting that may move a last digit."""
+    limits = [f"{k}={os.environ[k]}" for k in LIMITS if os.environ.get(k)]
+    versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
+    if task.device.type == "cuda":
+        versions["cuda"] = str(torch.version.cuda)
+    return {
+        "commit": commit(), "date": runs.now(), "versions": versions,
+        "hardware": engine.hardware(task.device), "threads": torch.get_num_threads(),
+        "instructions": " ".join([torch.backends.cpu.get_cpu_capability(), *limits]),
         "execution": {"compile": task.execution.compile, "graph": task.execution.graph},
     }
 

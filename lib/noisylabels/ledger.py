@@ -20,11 +20,12 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import lab, methods, published
+from . import lab, methods, published, runs
 from ._tables import (
     STYLE,
     Html,
@@ -430,6 +431,16 @@ OPTIONS = {
 """Options of a printed row, in words."""
 
 
+def recorded(folder: str = "") -> list[Run]:
+    """The runs to judge by: of the store, or of a folder that must hold some."""
+    if not folder:
+        return runs.find()
+    if not (found := runs.find(Path(folder).expanduser())):
+        raise ValueError(f"the folder {folder} holds no finished run; leave it out for the "
+                         "project's own, data/runs.")
+    return found
+
+
 def overview(entries: Iterable[Entry]) -> Html:
     """How many claims of each paper are in which state."""
     entries = list(entries)
@@ -454,7 +465,7 @@ def claim_list(entries: Iterable[Entry]) -> Html:
                  ("Where", f"{c.where}. {c.source} ({c.confidence})"), ("Name", c.id)]
         said = [f"<b>{name}:</b> {_text(text)}" for name, text in lines if text]
         links = ", ".join(f'<a href="{html.escape(p)}.html">{html.escape(_title(p))}</a>'
-                          for p in c.page.split())
+                          for p in c.page.split() if published.PAGE.fullmatch(p))
         if links:
             said.insert(1, f"<b>Looked at outside the rules:</b> {links}")
         inside = "".join(f"<p>{text}</p>" for text in said)
@@ -536,4 +547,5 @@ def _target_row(t: Target, twice: bool = False) -> list[str]:
     state = "cannot be run here" if not c.runnable else t.verdict.state
     told = html.escape(t.verdict.sentence)
     small = f"<small>{told}</small>" if t.verdict.state in JUDGED else ""
-    return [head, f"{number}<small>{how}</small>", ours, badge(state) + small]
+    printed = f"{html.escape(number)}<small>{html.escape(how)}</small>"
+    return [head, printed, ours, badge(state) + small]

@@ -14,7 +14,7 @@ from pathlib import Path
 def home() -> Path:
     """The project's folder: the one that holds `data/`, `notebooks/` and `_config.yml`."""
     if given := os.environ.get("NOISYLABELS_HOME"):
-        return Path(given).expanduser().resolve()
+        return _folder("NOISYLABELS_HOME", given)
     checkout = Path(__file__).resolve().parents[2]
     return checkout if (checkout / "_config.yml").exists() else Path.cwd()
 
@@ -22,7 +22,15 @@ def home() -> Path:
 def datasets_dir() -> Path:
     """Where CIFAR and the human labels lie (`$NOISYLABELS_DATA`, else `data/datasets`)."""
     given = os.environ.get("NOISYLABELS_DATA")
-    return Path(given).expanduser().resolve() if given else home() / "data" / "datasets"
+    return _folder("NOISYLABELS_DATA", given) if given else home() / "data" / "datasets"
+
+
+def _folder(variable: str, given: str) -> Path:
+    try:
+        return Path(given).expanduser().resolve()
+    except (RuntimeError, OSError, ValueError) as error:  # no such user, a loop of links
+        raise ValueError(f"${variable} is {given!r}, which names no folder "
+                         f"({str(error).rstrip('.')}); give the folder's full path.") from None
 
 
 def runs_dir() -> Path:

@@ -15,8 +15,9 @@ import dataclasses
 import difflib
 import functools
 import math
+import re
 import statistics
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -218,8 +219,10 @@ _MAY_BE_EMPTY = {  # text columns
 _ALLOWED = {
     "paper": PAPERS, "confidence": CONFIDENCE, "kind": ("order", "number", "shape"),
     "rule": tuple(RULES), "decidable_at": DECIDING,
+    "metric": (*METRICS, "top-1", "top-5", "difference"),
 }  # fmt: skip
 _SHARES = {"rate", "val"}
+PAGE = re.compile(r"[a-z][a-z0-9_]*")  # a notebook, and so an address beside the ledger's
 
 
 # ------------------------------------------------------------------------------------- the tables
@@ -315,8 +318,15 @@ def _read(row: type[Any], path: Path, mtime_ns: int, size: int) -> tuple[Any, ..
         lines = path.read_text(encoding="utf-8-sig").splitlines(keepends=True)
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not UTF-8 text; save it as CSV in UTF-8.") from None
-    reader = csv.reader(lines)
-    header = next(reader, [])
+    if lines and not lines[-1].endswith(("\n", "\r")):
+        raise ValueError(f"{path} is cut: its last line does not end; take the whole file (or, if "
+                         "nothing is missing, end the line).")
+    try:
+        table = [*_strictly(csv.reader(lines, strict=True))]
+    except csv.Error as error:
+        raise ValueError(f"{path} is no whole table of comma-separated values ({error}); take the "
+                         "whole file.") from None
+    header = table[0][1] if table else []
     allowed = ", ".join(fields)
     if lacking := [name for name in fields if name not in header]:
         raise ValueError(f"{path}, line 1: no column {lacking[0]!r}; the columns are {allowed}.")
@@ -325,8 +335,8 @@ def _read(row: type[Any], path: Path, mtime_ns: int, size: int) -> tuple[Any, ..
     if len(set(header)) < len(header):
         raise ValueError(f"{path}, line 1: a column stands twice; the columns are {allowed}.")
     rows = []
-    for cells in reader:
-        at = f"{path}, line {reader.line_num}"
+    for number, cells in table[1:]:
+        at = f"{path}, line {number}"
         if not cells:  # a blank line
             continue
         if len(cells) != len(header):
@@ -336,12 +346,20 @@ def _read(row: type[Any], path: Path, mtime_ns: int, size: int) -> tuple[Any, ..
     return tuple(rows)
 
 
+def _strictly(reader: Any) -> Iterator[tuple[int, list[str]]]:
+    """Rows with the number of the line on which they end."""
+    for cells in reader:
+        yield reader.line_num, cells
+
+
 def _cast(at: str, name: str, text: str, kind: str) -> Any:
     """The text of a cell as its column's type; what does not fit is an error naming the line."""
     text = text.strip()
     if kind == "str":
         if not text and name not in _MAY_BE_EMPTY:
             raise ValueError(f"{at}: {name} is empty.")
+        if name == "page" and (bad := [w for w in text.split() if not PAGE.fullmatch(w)]):
+            raise ValueError(f"{at}: page {bad[0]!r} is no name of a notebook.")
         if name in _ALLOWED and text not in _ALLOWED[name]:
             raise ValueError(f"{at}: {name} {text!r} is not one of {', '.join(_ALLOWED[name])}.")
         return text

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import engine, mixtures
+from . import engine, mixtures, schema
 from .networks import Network
 from .runs import StoreError
 
@@ -47,6 +47,7 @@ class Truth:
             random part where evaluating all would cost too much).
         note: where labels come from that were not drawn; part of the record.
         redrawn: how often a source class had run out of images and another was drawn.
+        index: int64 (N,), the samples' numbers in the official train set.
     """
 
     y_true: Tensor
@@ -58,6 +59,7 @@ class Truth:
     probe: Tensor
     note: str = ""
     redrawn: int = 0
+    index: Tensor | None = None
 
 
 class Recorder:
@@ -69,18 +71,21 @@ class Recorder:
         watch: called after each epoch with (epoch, recorder); the recorder's `networks` are
             the ones evaluated. For figures made while training; must not change anything.
         losses_at: epochs after which every sample's cross entropy against its given label is
-            kept, as signal `loss-<epoch>` (with `wrong`, which labels are).
+            kept, as signal `loss-<epoch>`. A run that goes on keeps those it began with as well.
+        about: with what this process trains (commit, versions, hardware, ...): see `parts`.
     """
 
     def __init__(self, task: engine.Task, truth: Truth, checkpoints: Path | None = None,
                  progress: Progress | None = None, watch: Watch | None = None,
-                 losses_at: tuple[int, ...] = ()) -> None:
+                 losses_at: tuple[int, ...] = (),
+                 about: Mapping[str, Any] | None = None) -> None:
         self.task, self.truth = task, truth
         self.checkpoints, self.progress, self.watch = checkpoints, progress, watch
-        self.losses_at = losses_at
+        self.losses_at, self.about = losses_at, dict(about or {})
         self.rows: list[dict[str, Any]] = []
         self.networks: list[Network] = []
         self.resumed_at = 0
+        self._earlier: list[dict[str, Any]] = []
         self._block = 0
         self._notes: dict[str, Tensor | float] = {}
         self._handed: dict[str, Tensor] = {}
@@ -105,7 +110,7 @@ class Recorder:
         nets = predict if isinstance(predict, list) else [predict] if predict is not None else [
             next(x for x in state if isinstance(x, Network))]
         block, self._block = self._block, self._block + 1
-        done = self._restore(block, state)
+        done = self._restore(block, state, count, stage)
         for epoch in range(done + 1, count + 1):
             self._loss_sum = torch.zeros((), device=self.task.device)
             self._steps, self._notes = 0, {}
@@ -120,7 +125,6 @@ class Recorder:
             row["seconds_evaluating"] = round(time.perf_counter() - trained, 4)
             self.rows.append(row)
             if row["epoch"] in self.losses_at:
-                self.signal("wrong", self.truth.wrong)
                 self.signal(f"loss-{row['epoch']}", engine.losses(nets[0], self.task))
             if not math.isfinite(row["loss"]):
                 raise TrainingFailed(f"the loss became {row['loss']} in epoch {row['epoch']} "
@@ -156,8 +160,11 @@ class Recorder:
         self.note(**{f"label_accuracy{suffix}": right.sum() / own.sum()})
 
     def signal(self, name: str, values: Tensor) -> None:
-        """Keep a per-sample array (N,) under `name`; the last one handed over is recorded."""
-        self._handed[name] = values.detach().to(torch.float16)
+        """Keep a per-sample array (N,) under `name`; the last one handed over is recorded.
+
+        In float32: in float16 every p above 0.9998 is 1, and the most certain have no order.
+        """
+        self._handed[name] = values.detach().to(torch.float32, copy=True)
 
     # --------------------------------------------------------------------------- measuring
 
@@ -167,8 +174,36 @@ class Recorder:
         return self.truth.wrong & (self.task.y_given == self.truth.y_true)
 
     def signals(self) -> dict[str, np.ndarray]:
-        """The per-sample arrays handed over last (float16), for the record."""
-        return {k: v.cpu().numpy() for k, v in self._handed.items()}
+        """The per-sample arrays handed over last, for the record (`Run.signals` says which);
+        empty when there are none."""
+        kept = {k: v.cpu().numpy() for k, v in self._handed.items()}
+        if kept:
+            kept["wrong"] = self.truth.wrong.cpu().numpy()
+            kept["given"] = self.task.y_given.cpu().numpy().astype(np.int16)
+            if self.truth.index is not None:
+                kept["index"] = self.truth.index.cpu().numpy().astype(np.int32)
+        return kept
+
+    @property
+    def lacking(self) -> list[str]:
+        """Losses that were asked for after their epoch had gone by: the run had begun without."""
+        return [f"loss-{k}" for k in self.losses_at
+                if k <= len(self.rows) and f"loss-{k}" not in self._handed]
+
+    @property
+    def parts(self) -> list[dict[str, Any]]:
+        """Which epochs were trained with what: one entry, or more where a run went on elsewhere.
+
+        An entry is `about` of the process that trained `epochs`, the first and the last one; where
+        a checkpoint of before did not say, `epochs` alone.
+        """
+        if len(self.rows) <= self.resumed_at:
+            return list(self._earlier)
+        mine = {**self.about, "epochs": [self.resumed_at + 1, len(self.rows)]}
+        if self._earlier and _made_alike(self._earlier[-1], mine):
+            last = self._earlier[-1]
+            return [*self._earlier[:-1], {**mine, "epochs": [last["epochs"][0], len(self.rows)]}]
+        return [*self._earlier, mine]
 
     def logits(self, images: Tensor, nets: list[Network] | None = None) -> Tensor:
         """The method's answer (N, C) on uint8 images: its networks' logits, summed."""
@@ -218,6 +253,7 @@ class Recorder:
             "state": [_to_host(_state_of(x)) for x in state],
             "signals": _to_host(self._handed),
             "generators": {k: g.get_state() for k, g in self.task.generators.items()},
+            "parts": self.parts, "losses_at": list(self.losses_at),
         }
         self.finish()  # at most one write under way
         if self.task.device.type == "cuda":
@@ -241,23 +277,93 @@ class Recorder:
             error, self._unwritten = self._unwritten, None
             raise error
 
-    def _restore(self, block: int, state: tuple[Any, ...]) -> int:
+    def _restore(self, block: int, state: tuple[Any, ...], count: int, stage: str) -> int:
         file = self._file(block)
         if file is None or not file.exists():
             return 0
+        saved = read_checkpoint(file)
         try:
-            saved = torch.load(file, map_location="cpu", weights_only=True)
+            self._agrees(saved, count, stage)
             for mine, theirs in zip(state, saved["state"], strict=True):
                 _put_back(mine, theirs)
             for name, drawn in saved["generators"].items():
                 self.task.rng(name).set_state(drawn)
-            rows, epoch = list(saved["rows"]), int(saved["epoch"])
             handed = {k: v.to(self.task.device) for k, v in saved["signals"].items()}
-        except Exception as error:
-            raise StoreError(f"the checkpoint {file} cannot be read ({error}); delete its folder "
-                             f"to start this run anew.") from error
-        self.rows, self._handed, self.resumed_at = rows, handed, len(rows)
-        return epoch
+        except Exception as error:  # whatever a file that somebody made by hand may hold
+            raise _not_to_be_used(file, _reason(error)) from error
+        self.rows, self._handed = list(saved["rows"]), handed
+        self.resumed_at = len(self.rows)
+        self._earlier = [dict(p) for p in saved.get("parts", ())]
+        if not self._earlier:  # a checkpoint of before
+            self._earlier = [{"epochs": [1, len(self.rows)]}]
+        self.losses_at = tuple(sorted({*self.losses_at, *saved.get("losses_at", ())}))
+        return int(saved["epoch"])
+
+    def _agrees(self, saved: Mapping[str, Any], count: int, stage: str) -> None:
+        """Raise ValueError unless the checkpoint goes on where this run's earlier stages end."""
+        rows, epoch = saved["rows"], saved["epoch"]
+        before, here = rows[:len(rows) - epoch], rows[len(rows) - epoch:]
+        if saved["count"] != count or here[0]["stage"] != stage:
+            raise ValueError(f"it is of {saved['count']} epochs of {here[0]['stage']!r}, not of "
+                             f"{count} of {stage!r}")
+        if [r["stage"] for r in before] != [r["stage"] for r in self.rows]:
+            raise ValueError(f"{len(before)} epochs of earlier stages stand in it, there are "
+                             f"{len(self.rows)}")
+        if any(len(v) != len(self.task) for v in saved["signals"].values()):
+            raise ValueError("its signals are of another number of samples")
+
+
+def _made_alike(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether two parts differ in nothing but their epochs and dates."""
+    ignored = ("epochs", "date")
+    return {k: v for k, v in a.items() if k not in ignored} == {
+        k: v for k, v in b.items() if k not in ignored}
+
+
+def read_checkpoint(file: Path) -> dict[str, Any]:
+    """A block's checkpoint, its form checked. A StoreError says what is wrong, in our own words:
+    torch's advice for a file that it cannot read is to run code out of it."""
+    try:
+        return schema.check_checkpoint(torch.load(file, map_location="cpu", weights_only=True))
+    except OSError as error:
+        raise StoreError(f"the checkpoint {file} cannot be read ({error.strerror or error}); make "
+                         f"it readable and start the run again. Nothing says that it is damaged."
+                         ) from error
+    except (ValueError, KeyError) as error:
+        raise _not_to_be_used(file, _reason(error)) from error
+    except Exception as error:  # a damaged file can raise anything
+        raise _not_to_be_used(file, "it is cut, or no checkpoint of this program") from error
+
+
+def _reason(error: Exception) -> str:
+    """One line of our own: what torch says of shapes, or what does not agree."""
+    return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+def _not_to_be_used(file: Path, why: str) -> StoreError:
+    return StoreError(f"the checkpoint {file} cannot be read ({why}); delete its folder to start "
+                      f"this run anew.")
+
+
+def epochs_in(folder: Path, of_all: int | None = None) -> int:
+    """Finished epochs in a folder of checkpoints, 0 without any.
+
+    Every block is checked, and that each goes on where the one before ends, within `of_all`
+    epochs; a StoreError says where it does not.
+    """
+    files = sorted(folder.glob("block-*.pt"), key=lambda f: int(f.stem.split("-")[1]))
+    rows: list[Any] = []
+    for number, file in enumerate(files):
+        held = read_checkpoint(file)
+        before = held["rows"][:len(held["rows"]) - held["epoch"]]
+        if file.name != f"block-{number}.pt" or [r["stage"] for r in before] != rows:
+            raise _not_to_be_used(file, "it does not go on where the block before ends")
+        if number < len(files) - 1 and held["epoch"] != held["count"]:
+            raise _not_to_be_used(file, "a later block is there, and this one has not ended")
+        rows = [r["stage"] for r in held["rows"]]
+        if of_all is not None and len(rows) > of_all:
+            raise _not_to_be_used(file, f"it has {len(rows)} epochs, the run has {of_all}")
+    return len(rows)
 
 
 def _state_of(x: Any) -> Any:
@@ -294,7 +400,9 @@ def _write(content: dict[str, Any], file: Path) -> None:
     temporary = file.with_suffix(".tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(content, temporary)
+        temporary.unlink(missing_ok=True)  # a link that lies there is not written through
+        with open(temporary, "xb") as f:
+            torch.save(content, f)
         os.replace(temporary, file)
     except (OSError, RuntimeError) as error:
         with suppress(OSError):

@@ -20,10 +20,12 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import statistics
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,17 +34,22 @@ from typing import Any
 
 import numpy as np
 
-from . import paths
+from . import paths, schema
 
 BUDGETS = ("smoke", "laptop", "fast", "paper")
 FORMAT = 1  # of run.json; older files of a smaller number stay readable
 MOST_SEED = 2**32 - 1  # what numpy's generators take
-FILES = "*/*/*/[!.]*/run.json"  # of the store; a folder with a dot is being written
+DEPTH = 4  # folders from the store to a run; one with a dot is being written
+NAMED = re.compile(r"[a-z]+-[0-9.]+-[0-9a-f]{8}")  # a run's folder
 NEEDED = ("epochs", "seconds", "realised_rate", "hardware")  # facts of every finished run
 
 
 class StoreError(RuntimeError):
     """The store cannot be read or written; the message says which file and what to do."""
+
+
+class RecordWarning(UserWarning):
+    """A record that is not believed, and so left out; the message names its folder."""
 
 
 @dataclass(frozen=True)
@@ -164,13 +171,31 @@ class Run:
         return self.info.get("status") == "finished"
 
     @property
+    def has_signals(self) -> bool:
+        """Whether per-sample arrays were kept."""
+        return bool(self.info.get("_signals")) or (
+            self.folder is not None and (self.folder / "signals.npz").exists())
+
+    @property
     def signals(self) -> dict[str, np.ndarray]:
-        """Per-sample arrays kept with the run (empty when none were)."""
-        file = self.folder / "signals.npz" if self.folder else None
-        if file is None or not file.exists():
+        """Per-sample arrays kept with the run (empty when none were), of N training samples.
+
+        `index` (int32) is the image's number in the official train set, `given` (int16) the label
+        it was given, `wrong` (bool) whether that label is wrong; then what the method handed over
+        (`p_clean`, float32) and the cross entropies `loss-<epoch>`. Records of before have none of
+        the first two, and float16, in which a p above 0.9998 is 1. Raises StoreError for a file
+        that cannot be read.
+        """
+        if self.folder is None or not self.has_signals:
             return dict(self.info.get("_signals", {}))
-        with np.load(file) as z:
-            return {k: z[k] for k in z.files}
+        file = self.folder / "signals.npz"
+        try:
+            return schema.read_signals(file.read_bytes(), self.info)
+        except OSError as error:
+            raise _unreadable(file, error) from error
+        except ValueError as error:
+            raise StoreError(f"{file} is damaged ({error}); delete that file, or the folder, and "
+                             f"run it again.") from error
 
     def last(self, column: str = "test") -> float:
         return float(self.epochs[column][-1])
@@ -257,61 +282,141 @@ def save(setting: Setting, info: Mapping[str, Any], rows: list[dict[str, Any]],
     files = {"run.json": (json.dumps(facts, indent=1, default=list) + "\n").encode(),
              "epochs.csv": _epochs_csv(rows)}
     if signals:
-        packed = io.BytesIO()
-        np.savez_compressed(packed, **dict(signals))  # type: ignore[arg-type]
-        files["signals.npz"] = packed.getvalue()
+        files["signals.npz"] = _packed(signals)
     _write_all(folder, files)
     return load(folder)
 
 
+def _packed(signals: Mapping[str, np.ndarray]) -> bytes:
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **dict(signals))  # type: ignore[arg-type]
+    return packed.getvalue()
+
+
+def keep_signals(run: Run, rows: list[dict[str, Any]], signals: Mapping[str, np.ndarray]) -> Run:
+    """Add to a finished run the signals of its repetition, whose epochs are `rows`.
+
+    Raises StoreError where the repetition has other numbers than the record (another processor,
+    another version): then its signals are not those of the recorded run.
+    """
+    again = schema.read_epochs(_epochs_csv(rows).decode())
+    for name in ("loss", "test"):
+        if not np.array_equal(run.epochs.get(name, ()), again.get(name, ())):
+            raise StoreError(f"the repetition of {run.setting} has other numbers ({name}) than "
+                             f"the record in {run.folder}, so its signals are not added; the "
+                             f"record stays as it is.")
+    assert run.folder is not None
+    temporary = run.folder / f".signals-{uuid.uuid4().hex[:6]}.tmp"
+    try:
+        with open(temporary, "xb") as f:
+            f.write(_packed(signals))
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, run.folder / "signals.npz")
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StoreError(f"could not write the signals to {run.folder}: {error.strerror}; free "
+                         f"the disk or make the folder writable and repeat the command."
+                         ) from error
+    return load(run.folder)
+
+
+def _unreadable(file: Path, error: OSError) -> StoreError:
+    """What is there and cannot be read is not damaged: nothing is to be deleted."""
+    return StoreError(f"{file} cannot be read ({error.strerror or error}); make it readable, then "
+                      f"repeat the command. Nothing says that it is damaged.")
+
+
 def load(folder: Path) -> Run:
-    """Read one run's folder. Raises StoreError when a file is missing or damaged."""
+    """Read one run's folder, checked against `schema` and against the folder's own name.
+
+    Raises StoreError when a file is missing, damaged or unreadable, or when the setting belongs
+    in another folder (a copy, an edited setting).
+    """
     file = folder / "run.json"
     try:
-        facts = Facts(json.loads(file.read_text()), file)
-        setting = Setting.from_dict(facts["setting"])
+        facts = Facts(schema.check_facts(schema.read_json(file.read_text("utf-8"))), file)
+        if facts.get("format", FORMAT) > FORMAT:
+            raise StoreError(f"the run in {folder} is of format {facts['format']}; known is "
+                             f"{FORMAT}: take the newer version of this program that wrote it.")
+        setting = Setting.from_dict(schema.check_setting(facts["setting"]))
         file = folder / "epochs.csv"
-        epochs = _read_epochs(file)
-        if facts.get("status") == "finished":
-            _check_whole(facts, epochs)
-    except (OSError, ValueError, TypeError, AttributeError, csv.Error) as error:
+        with open(file, newline="", encoding="utf-8") as f:
+            epochs = schema.read_epochs(f.read())
+        schema.check_epochs(epochs, facts)
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, AttributeError) as error:
         raise StoreError(f"the run in {folder} is damaged ({file.name}: {error}); delete that "
                          f"folder and run it again.") from error
+    except OSError as error:
+        raise _unreadable(file, error) from error
+    if Path(*folder.absolute().parts[-DEPTH:]) != setting.path:
+        raise StoreError(f"the run in {folder} is of another setting than its folder says: it "
+                         f"belongs in {setting.path}. It is a copy or was edited, and does not "
+                         f"count; delete that folder.")
     run = Run(setting, facts, epochs, folder)
     if "best" in facts and "test" in epochs:  # older records looked at all stages
         facts |= {"best": run.best(), "mean_last_10": run.mean_last()}
     return run
 
 
-def _read_epochs(file: Path) -> dict[str, np.ndarray]:
-    with open(file, newline="") as f:
-        rows = list(csv.DictReader(f))
-    if any(None in row or None in row.values() for row in rows):
-        raise ValueError("its lines are not of one length")
-    return {c: np.array([r[c] if c == "stage" else float(r[c] or "nan") for r in rows])
-            for c in (rows[0] if rows else ())}
+def folders(root: Path | None = None) -> tuple[list[Path], list[StoreError]]:
+    """The folders of the store that hold a run, by name, and what stands there without being one.
+
+    Raises StoreError where the store is no folder, or a link to a disk that is not there.
+    """
+    asked, root = root, paths.runs_dir() if root is None else root
+    if not root.exists():
+        if root.is_symlink():
+            raise StoreError(f"{root} is a link to {os.readlink(root)}, which is not there; mount "
+                             f"that disk, or delete the link.")
+        if asked is not None and root.resolve() != paths.runs_dir():
+            raise StoreError(f"there is no folder {root}; name one that holds recorded runs.")
+        return [], []
+    level, problems = [root], list[StoreError]()
+    for depth in range(DEPTH):
+        below: list[Path] = []
+        for folder in level:
+            try:
+                names = sorted(e.name for e in os.scandir(folder) if e.is_dir())
+            except OSError as error:
+                problems.append(_unreadable(folder, error))
+                continue
+            below += [folder / n for n in names if depth < DEPTH - 1 or not n.startswith(".")]
+        level = below
+    found = []
+    for folder in level:
+        if os.path.lexists(folder / "run.json"):
+            found.append(folder)
+        else:
+            problems.append(StoreError(f"{folder} has no run.json; delete it."))
+    return sorted(found), problems
 
 
-def _check_whole(facts: Mapping[str, Any], epochs: Mapping[str, np.ndarray]) -> None:
-    """A finished run has a test accuracy for each of its epochs, the last one as run.json says."""
-    test = epochs.get("test", np.array([]))
-    if not len(test) or len(test) != facts["epochs"]:
-        raise ValueError(f"test accuracies of {len(test)} epochs, run.json says "
-                         f"{facts['epochs']}")
-    if not math.isclose(test[-1], last := facts.get("last", test[-1]), abs_tol=1e-6):
-        raise ValueError(f"the last test accuracy is {test[-1]:g}, run.json says {last:g}")
+def scan(root: Path | None = None) -> tuple[list[Run], list[StoreError]]:
+    """All runs of the store, failed ones too, by path; and what is left out, with the reason."""
+    found, problems = [], []
+    there, strange = folders(root)
+    for folder in there:
+        try:
+            found.append(load(folder))
+        except StoreError as error:
+            problems.append(error)
+    return found, problems + strange
 
 
 def find(root: Path | None = None, *, finished: bool = True, **where: Any) -> list[Run]:
     """Runs of the store whose setting has the given field values.
 
     A value may be a tuple or list of allowed values; a key that is no field of `Setting` is looked
-    up in `options`. Sorted by path. `finished=False` also returns failed runs.
+    up in `options`. Sorted by path. `finished=False` also returns failed runs. What is not to be
+    believed (see `load`) is left out, with a RecordWarning that names it; a given `root` that is
+    not there is a StoreError.
     """
-    root = paths.runs_dir() if root is None else root
     found = []
-    for file in sorted(root.glob(FILES)):
-        run = load(file.parent)
+    every, problems = scan(root)
+    for problem in problems:
+        warnings.warn(str(problem), RecordWarning, stacklevel=2)
+    for run in every:
         values = {**run.setting.options, **run.setting.as_dict()}
         hit = all(values.get(k) in v if isinstance(v, (tuple, list, set)) else values.get(k) == v
                   for k, v in where.items())
@@ -334,7 +439,7 @@ def lookup(setting: Setting, root: Path | None = None) -> Run | None:
 def resolve(name: str, root: Path | None = None) -> Run:
     """The run whose path or hash ends in, or contains, `name` (for the command line)."""
     root = paths.runs_dir() if root is None else root
-    names = {str(f.parent.relative_to(root)): f.parent for f in root.glob(FILES)}
+    names = {str(f.relative_to(root)): f for f in folders(root)[0] if NAMED.fullmatch(f.name)}
     hits = [p for n, p in names.items() if n == name or n.endswith(name) or name in n]
     if len(hits) == 1:
         return load(hits[0])
@@ -352,10 +457,16 @@ def lock(setting: Setting, root: Path | None = None,
     The system frees the lock when its process dies, however it dies.
     """
     folder = (paths.cache_dir() if root is None else root) / "locks"
+    file = folder / f"{setting.key}.lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = open(folder / f"{setting.key}.lock", "w")
+        # opened as it is: a link there is not followed, and nothing is emptied
+        handle = os.fdopen(os.open(file, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0),
+                                   0o666), "r+")
     except OSError as error:
+        if file.is_symlink():
+            raise StoreError(f"{file} is a link, and no lock of this program; delete it."
+                             ) from error
         raise StoreError(f"could not make the lock in {folder}: {error.strerror}; free the disk "
                          f"or make the folder writable.") from error
     with handle:

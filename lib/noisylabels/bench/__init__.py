@@ -52,6 +52,8 @@ def main(args: argparse.Namespace) -> int:
     from . import ceilings, report
 
     begun = time.monotonic()
+    if args.out is not None:
+        report.check_target(args.out)
     bench = prepare(args)
     facts = ceilings.environment(bench)
     whole = not (args.quick or args.only)

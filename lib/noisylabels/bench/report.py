@@ -233,13 +233,29 @@ def default_file(hardware: str, whole: bool) -> Path:
     return where / f"{slug(hardware)}.json"
 
 
+def check_target(file: Path) -> None:
+    """Raise ValueError where the result would take the place of what `bench` did not make."""
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder; --out takes a file, such as result.json.")
+    if not os.path.lexists(file):
+        return
+    try:
+        there = json.loads(file.read_text(encoding="utf-8"))
+        ours = isinstance(there, dict) and {"environment", "rows", "goals"} <= set(there)
+    except (OSError, ValueError, RecursionError):
+        ours = False
+    if not ours:
+        raise ValueError(f"{file} is there and is no result of `noisylabels bench`; name another "
+                         "file by --out.")
+
+
 def write(file: Path, found: Mapping[str, Any]) -> None:
     """Write the result in one step: a reader sees the old file or the new one, whole."""
     text = json.dumps(found, indent=1, allow_nan=False) + "\n"
     temporary = file.with_name(f".{file.name}-{uuid.uuid4().hex[:6]}.tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "w", encoding="utf-8") as f:
+        with open(temporary, "x", encoding="utf-8") as f:
             f.write(text)
             f.flush()
             os.fsync(f.fileno())
@@ -257,7 +273,7 @@ def load(root: Path | None = None) -> list[dict[str, Any]]:
         try:
             one = json.loads(file.read_text(encoding="utf-8"))
             one["environment"]["date"], one["rows"], one["derived"], one["goals"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"the result {file.name} is damaged ({error}); delete it and run "
                              "`noisylabels bench` again.") from error
         found.append(one)

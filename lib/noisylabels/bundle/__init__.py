@@ -8,15 +8,17 @@ checkpoint only where that helps.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import paths, runs
+from .. import paths, runs, schema
 from ..runs import Setting, StoreError
 from . import archive
 from .archive import BundleError, Piece, Source, check_target
@@ -79,7 +81,7 @@ def pack(file: Path, settings: Iterable[Setting], *, part_mb: float | None = Non
                 done.runs += 1
             elif (held := _snapshot(s, Path(scratch))) is not None:
                 try:
-                    begun.append((epochs_in(held), s, held))
+                    begun.append((_epochs_in(held, s), s, held))
                 except StoreError as error:
                     done.left_out.append(f"{s}: {error}")
         checkpoints: dict[str, Any] = {}
@@ -101,17 +103,14 @@ def pack(file: Path, settings: Iterable[Setting], *, part_mb: float | None = Non
     return done
 
 
-def epochs_in(folder: Path) -> int:
-    """Finished epochs in a folder of checkpoints; StoreError when it cannot be read."""
-    import torch
+def _epochs_in(folder: Path, s: Setting) -> int:
+    """Finished epochs in a folder of checkpoints of this run, all blocks checked."""
+    from .. import recorder
+    from ..cli import cost
 
-    try:
-        newest = max(folder.glob("block-*.pt"), key=lambda f: int(f.stem.split("-")[1]))
-        return len(torch.load(newest, map_location="cpu", weights_only=True)["rows"])
-    except Exception as error:  # a damaged file can raise anything
-        reason = str(error).split("\n")[0]
-        raise StoreError(f"its checkpoint cannot be read ({type(error).__name__}: {reason})."
-                         ) from error
+    if not (found := recorder.epochs_in(folder, cost.total_epochs(s))):
+        raise StoreError(f"{folder} holds no checkpoint.")
+    return found
 
 
 def _snapshot(s: Setting, scratch: Path) -> Path | None:
@@ -178,9 +177,10 @@ def _staged(content: Mapping[str, list[Piece]], about: Mapping[str, Any], scratc
         except (BundleError, OSError):
             raise
         except Exception as error:  # whatever is in a file that somebody made by hand
-            why = error.__cause__ or error
+            why = str(error).replace(f"{scratch}{os.sep}", "").split("; delete")[0].rstrip(".")
+            kind = "" if isinstance(error, StoreError) else f"{type(error).__name__}: "
             raise BundleError(f"the bundle holds {name!r}, which cannot be read "
-                              f"({type(why).__name__}: {why}).") from error
+                              f"({kind}{why}).") from error
     return found
 
 
@@ -189,15 +189,15 @@ def _identified(name: str, folder: Path, about: Mapping[str, Any]
     """What a staged folder is: (setting, folder, epochs of a checkpoint)."""
     epochs = None
     if name.startswith("runs/"):
-        run = runs.load(folder)
+        run = runs.load(folder)  # also that folder and setting agree
+        _ = run.signals  # raises where they are not as they should be
         if run.info.get("format") != runs.FORMAT:
-            raise BundleError(f"the bundle holds {name!r} of format {run.info.get('format')!r}; "
-                              f"known is {runs.FORMAT}.")
-        s, good = run.setting, f"runs/{run.setting.path.as_posix()}" == name
+            raise BundleError(f"the bundle holds {name!r} without a format.")
+        s, good = run.setting, True
     else:
         said = about["checkpoints"][folder.name]
-        s, epochs = Setting.from_dict(said["setting"]), epochs_in(folder)
-        good = s.key == folder.name and epochs == said["epochs"]
+        s = Setting.from_dict(schema.check_setting(said["setting"]))
+        good = s.key == folder.name and (epochs := _epochs_in(folder, s)) == said["epochs"]
     if not good:
         raise BundleError(f"the bundle holds {name!r}, which is of another setting than its name "
                           f"says.")
@@ -219,14 +219,38 @@ def _take(s: Setting, folder: Path, epochs: int | None, taken: Taken, dry_run: b
             place = _wanted(s, folder, epochs, taken)
             if place is None or dry_run:
                 return
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if place.exists():
-                os.rename(place, folder.with_name(f"{folder.name}.old"))
-            os.rename(folder, place)
+            _move(folder, place)
             if epochs is None and runs.load(place).finished:  # nothing to go on with any more
                 shutil.rmtree(_checkpoints(s), ignore_errors=True)
     except _Busy:
         taken.not_needed.append(f"{s}: it is being trained here right now")
+
+
+def _move(folder: Path, place: Path) -> None:
+    """Put a folder in its place in one step, also on another disk than the one it lies on: then
+    it is copied beside its place first."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    aside = place.with_name(f".{place.name}-{uuid.uuid4().hex[:6]}.tmp")
+    old = aside.with_suffix(".old")
+    try:
+        try:
+            os.rename(folder, aside)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            shutil.copytree(folder, aside)
+            for file in aside.iterdir():
+                with open(file, "rb") as f:
+                    os.fsync(f.fileno())
+        if place.exists():
+            os.rename(place, old)
+        os.rename(aside, place)
+    except OSError:
+        if old.exists():
+            os.rename(old, place)
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _wanted(s: Setting, folder: Path, epochs: int | None, taken: Taken) -> Path | None:
@@ -234,7 +258,7 @@ def _wanted(s: Setting, folder: Path, epochs: int | None, taken: Taken) -> Path 
     there = runs.lookup(s)
     if epochs is not None:
         try:
-            here = epochs_in(_checkpoints(s)) if _checkpoints(s).exists() else 0
+            here = _epochs_in(_checkpoints(s), s) if _checkpoints(s).exists() else 0
         except StoreError:
             here = 0
         if there is None and epochs > here:
@@ -270,8 +294,12 @@ def _identical(a: Path, b: Path) -> bool:
 
 
 def _cache() -> Path:
-    """The cache folder: on the store's disk, so that renaming is one step."""
+    """The cache folder, in which a bundle is staged."""
     folder = paths.cache_dir()
+    for there in (folder, paths.runs_dir()):
+        if there.is_symlink() and not there.exists():
+            raise StoreError(f"{there} is a link to {os.readlink(there)}, which is not there; "
+                             f"mount that disk, or delete the link.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

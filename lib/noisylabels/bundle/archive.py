@@ -13,6 +13,7 @@ import json
 import os
 import re
 import tarfile
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,7 +97,7 @@ def _chunks(handle: Any, begin: int, size: int) -> Iterator[bytes]:
 def check_target(file: Path) -> None:
     """Raise where a bundle cannot be put: something else is there, or the folder is closed."""
     folder = file.absolute().parent
-    if file.exists() and not is_bundle(file):
+    if os.path.lexists(file) and not is_bundle(file):
         raise ValueError(f"{file} is there and is no bundle; name another file.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -125,7 +126,7 @@ def write(file: Path, sources: Sequence[Source], about: Mapping[str, Any],
                                    for k in range(n)]
     for name in names:
         check_target(name)
-    temporary = [name.with_name(f".{name.name}.tmp") for name in names]
+    temporary = [name.with_name(f".{name.name}-{uuid.uuid4().hex[:6]}.tmp") for name in names]
     try:
         for k, part in enumerate(parts):
             pieces = [{"name": x.name, "path": x.source.name, "begin": x.begin, "size": x.size}
@@ -154,7 +155,7 @@ def namesakes(file: Path) -> list[Path]:
 
 
 def _write_part(path: Path, manifest: bytes, part: Sequence[Slice]) -> None:
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+    with tarfile.open(path, "x", format=tarfile.USTAR_FORMAT) as tar:  # follows no link
         tar.addfile(_member(MANIFEST, len(manifest)), io.BytesIO(manifest))
         for x in part:
             stream: Any = _Stream(x.source.chunks(x.begin, x.size))

@@ -38,6 +38,16 @@ def choose(what: str, name: str, allowed: Iterable[str]) -> str:
     return name
 
 
+def plain(text: str) -> str:
+    """The text as a terminal may get it: control characters (escape codes, ...) written out.
+
+    What comes out of a record, a bundle or an argument goes through here before it is printed.
+    """
+    fine = (c.isprintable() or c == "\xa0" for c in text)
+    return "".join(c if good else c.encode("unicode_escape").decode("ascii")
+                   for c, good in zip(text, fine, strict=True))
+
+
 def percent(share: float) -> str:
     """A share in [0, 1] as "71.20 %"; NaN as a dash."""
     return "–" if math.isnan(share) else f"{100 * share:.2f} %"
@@ -81,7 +91,7 @@ def table(
     header: Sequence[str], rows: Sequence[Sequence[object]], left: Iterable[str] = ()
 ) -> str:
     """Aligned columns; those named in `left` to the left, all others to the right."""
-    cells = [[str(c) for c in row] for row in rows]
+    cells = [[plain(str(c)) for c in row] for row in rows]
     widths = [max(len(c) for c in column) for column in zip(header, *cells, strict=True)]
     flush = [h in set(left) for h in header]
 
@@ -123,7 +133,7 @@ def facts(rows: Iterable[tuple[str, str]]) -> str:
     lines: list[str] = []
     for name, value in rows:
         lines += textwrap.wrap(
-            value,
+            plain(" ".join(value.split())),
             width,
             initial_indent=f"  {name:<12}",
             subsequent_indent=" " * 14,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
+import warnings
 from functools import cache
 
 import torch
@@ -68,7 +69,10 @@ def recorded(s: Setting, device: str) -> tuple[float, int] | None:
     here, n = engine.hardware(device), images(s)
     work = _work(n)
     times = []
-    for run in runs.find(method=s.method, dataset=s.dataset, **same):
+    with warnings.catch_warnings():  # of what is left out; other commands say it
+        warnings.simplefilter("ignore", runs.RecordWarning)
+        like = runs.find(method=s.method, dataset=s.dataset, **same)
+    for run in like:
         if run.info.get("hardware") == here and run.info.get("epochs"):
             epoch = run.info["seconds"] / run.info["epochs"]
             times.append(epoch * work / _work(images(run.setting)) * total_epochs(s))

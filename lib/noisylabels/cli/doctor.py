@@ -10,8 +10,10 @@ import platform
 import re
 import shutil
 import sys
+import time
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from .. import paths, runs
@@ -27,6 +29,7 @@ OPTIONAL = {  # package -> what is not possible without it
     "ipykernel": "pages cannot be run",
     "jupyter-book": "the book cannot be built",
 }
+AN_HOUR = 3600.0  # seconds; what is younger may be somebody's writing under way
 LEAST_FREE, ENOUGH_FREE = 100e6, 2e9  # bytes: below the first nothing can be recorded
 
 
@@ -57,6 +60,9 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="first fetch cifar10 or cifar100 with torchvision",
     )
+    p.add_argument(
+        "--tidy", action="store_true", help="delete what kills left behind and no run needs"
+    )
     p.add_argument("--quick", action="store_true", help="do not time this machine")
     p.add_argument("--device", default="auto", help="what to time: auto (default), cpu, cuda")
     common.add_threads(p)
@@ -78,13 +84,14 @@ def main(args: argparse.Namespace) -> int:
     machine(report, execution)
     data(report)
     disk(report)
-    store(report)
+    store(report, args.tidy)
     if not args.quick:
         speed(report, execution)
     if report.broken:
         print(f"\n{common.count(len(report.broken), 'thing')} to mend:", file=sys.stderr)
         print(
-            "\n".join(f"  {i}. {text}" for i, text in enumerate(report.broken, 1)), file=sys.stderr
+            "\n".join(f"  {i}. {common.plain(text)}" for i, text in enumerate(report.broken, 1)),
+            file=sys.stderr,
         )
         return 1
     print("\nall that is required works")
@@ -230,9 +237,10 @@ def disk(report: Report) -> None:
                 f"{there} cannot be written to; make it writable, or name another "
                 "project folder by $NOISYLABELS_HOME.",
             )
-    free = shutil.disk_usage(_existing(paths.home())).free
+    tops = {_existing(f).stat().st_dev: _existing(f) for f in (*folders, paths.home())}
+    free, where = min((shutil.disk_usage(f).free, str(f)) for f in tops.values())
     if free < LEAST_FREE:
-        report.wrong("disk", f"only {common.size(free)} free in {paths.home()}; free the disk.")
+        report.wrong("disk", f"only {common.size(free)} free in {where}; free the disk.")
     else:
         little = "" if free > ENOUGH_FREE else ", little for checkpoints of large networks"
         report.say("disk", f"{common.size(free)} free{little}")
@@ -243,24 +251,38 @@ def _existing(path: Path) -> Path:
     return next(p for p in (path, *path.parents) if p.exists())
 
 
-def store(report: Report) -> None:
-    """Recorded, failed, damaged and interrupted runs."""
+def store(report: Report, tidy: bool = False) -> None:
+    """Recorded, failed, damaged and interrupted runs, and what kills left behind."""
     good = failed = 0
-    for file in sorted(paths.runs_dir().glob(runs.FILES)):
+    there: set[str] = set()
+    try:
+        every, problems = runs.scan()
+    except runs.StoreError as error:
+        every, problems = [], [error]
+    for run in every:
         try:
-            run = runs.load(file.parent)
-            finished = run.finished
-            for name in runs.NEEDED if finished else ():
+            for name in runs.NEEDED if run.finished else ():
                 _ = run.info[name]  # raises where it is missing
-            good, failed = good + finished, failed + (not finished)
+            _ = run.signals  # the same
+            good, failed = good + run.finished, failed + (not run.finished)
         except runs.StoreError as error:
-            report.wrong("store", str(error))
+            problems.append(error)
+        if run.finished:
+            there.add(run.setting.key)
+    for problem in problems:
+        report.wrong("store", str(problem))
     report.say(
         "store",
         f"{common.count(good, 'finished run')}, {failed} failed, in "
         f"{common.shown(paths.runs_dir())}",
     )
-    folders = list(_checkpoints())
+    if elsewhere := _elsewhere():
+        report.say(
+            "store",
+            f"{common.count(len(elsewhere), 'run.json')} in no place of a run, not counted: "
+            f"{common.shown(elsewhere[0])}",
+        )
+    folders = [f for f in _checkpoints() if f.name not in there]
     if folders:
         used = sum(f.stat().st_size for folder in folders for f in folder.iterdir())
         report.say(
@@ -271,12 +293,56 @@ def store(report: Report) -> None:
         )
     else:
         report.say("store", "no run begun and not finished")
+    left = leftovers(there)
+    if left and tidy:
+        for path in left:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    path.unlink()
+        gone = [path for path in left if not os.path.lexists(path)]
+        report.say("store", f"deleted {len(gone)} of {len(left)} things that kills left behind")
+    elif left:
+        report.say(
+            "store",
+            f"{common.count(len(left), 'thing')} that a kill left behind, such as "
+            f"{common.shown(left[0])}; no run needs it, `noisylabels doctor --tidy` deletes it",
+        )
+
+
+def leftovers(finished: set[str]) -> list[Path]:
+    """What is of no more use: checkpoints of finished runs, and hidden folders and files of
+    writings that a kill has ended an hour ago or before."""
+    left = [f for f in _checkpoints() if f.name in finished]
+    now = time.time()
+    for top, patterns in (
+        (paths.runs_dir(), ("*/*/*/.*.tmp", "*/*/*/.*.old", "*/*/*/*/.*.tmp")),
+        (paths.cache_dir(), (".pack-*.tmp", ".unpack-*.tmp", "checkpoints/*/*.tmp",
+                             "checkpoints/.*.tmp", "checkpoints/.*.old")),
+    ):  # fmt: skip
+        for path in (p for pattern in patterns for p in sorted(top.glob(pattern))):
+            with suppress(OSError):  # it has just gone
+                if now - path.lstat().st_mtime > AN_HOUR:
+                    left.append(path)
+    return left
+
+
+def _elsewhere() -> list[Path]:
+    """run.json files of the store that lie in no folder of a run."""
+    top = paths.runs_dir()
+    return [
+        p
+        for p in sorted(top.rglob("run.json"))
+        if len(p.relative_to(top).parts) != runs.DEPTH + 1
+        and not any(x.startswith(".") for x in p.relative_to(top).parts)
+    ]
 
 
 def _checkpoints() -> Iterator[Path]:
     top = paths.cache_dir() / "checkpoints"
     for folder in sorted(top.iterdir()) if top.is_dir() else ():
-        if any(folder.glob("block-*.pt")):
+        if not folder.name.startswith(".") and any(folder.glob("block-*.pt")):
             yield folder
 
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .. import methods, paths, runs
+import numpy as np
+
+from .. import methods, paths, runs, schema
 from ..runs import Run
 from . import common
 from .common import percent, spread
 
 NAMES_LEFT = ("dataset", "noise", "method", "budget", "name", "seed", "why", "options", "stage")
+SUSPECTS = 20
 TABLE_ROWS = 15  # of the per-epoch table, unless --epochs asks for all
 
 
@@ -39,6 +44,15 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     )
     one.add_argument("name", help="a run's hash, or any part of its path that no other run has")
     one.add_argument("--epochs", action="store_true", help="every epoch, not only some")
+    one.add_argument(
+        "--suspects",
+        nargs="?",
+        type=_some,
+        const=SUSPECTS,
+        metavar="N",
+        help=f"instead: the N labels that the run doubts most (default {SUSPECTS}), with the "
+        "images' numbers in the official train set; the run must have kept its signals",
+    )
     several = actions.add_parser(
         "compare",
         help="mean and spread over seeds, one line a cell",
@@ -49,6 +63,10 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     )
     several.add_argument("names", nargs="*", metavar="NAME", help="runs, as in `runs show`")
     _filters(several)
+
+
+def _some(text: str) -> int:
+    return common.least(1, text)
 
 
 def _filters(p: argparse.ArgumentParser) -> None:
@@ -63,13 +81,18 @@ def main(args: argparse.Namespace) -> int:
     return {"list": list_runs, "show": show, "compare": compare}[args.action](args)
 
 
-def _found(args: argparse.Namespace) -> list[Run]:
-    """All recorded runs, failed ones too, that the filters let through."""
-    every = runs.find(finished=False)
+def _found(args: argparse.Namespace) -> tuple[list[Run], int]:
+    """All recorded runs, failed ones too, that the filters let through.
+
+    What is not to be believed is left out and named on standard error; then the exit code is 1.
+    """
+    every, problems = runs.scan()
+    for problem in problems:
+        print(f"noisylabels: left out: {common.plain(str(problem))}", file=sys.stderr)
     settings = [r.setting for r in every]
     known = {
         "method": {*methods.NAMES, *(s.method for s in settings)},
-        "dataset": {"digits", "cifar10", "cifar100", *(s.dataset for s in settings)},
+        "dataset": set(schema.DATASETS),
         "noise": {s.noise for s in settings},
         "budget": set(runs.BUDGETS),
     }
@@ -77,14 +100,15 @@ def _found(args: argparse.Namespace) -> list[Run]:
     for what, allowed in known.items():
         if what in asked and (what != "noise" or settings):
             common.choose(what, asked[what], sorted(allowed))
-    return [r for r in every if all(getattr(r.setting, k) == v for k, v in asked.items())]
+    hits = [r for r in every if all(getattr(r.setting, k) == v for k, v in asked.items())]
+    return hits, int(bool(problems))
 
 
 # -------------------------------------------------------------------------------------------- list
 
 
 def list_runs(args: argparse.Namespace) -> int:
-    found = _found(args)
+    found, code = _found(args)
     failed = [r for r in found if not r.finished]
     wanted = failed if args.failed else [r for r in found if r.finished]
     rows: list[Sequence[object]] = []
@@ -112,7 +136,7 @@ def list_runs(args: argparse.Namespace) -> int:
         f"{common.shown(paths.runs_dir())}"
         + (f"; {len(failed)} failed (--failed lists them)" if failed and not args.failed else "")
     )
-    return 0
+    return code
 
 
 FINALS = ("last", "mean10", "by val", "best*")
@@ -132,6 +156,9 @@ def _short(share: float) -> str:
 def show(args: argparse.Namespace) -> int:
     run = runs.resolve(args.name)
     s, info = run.setting, run.info
+    if args.suspects is not None:
+        print(suspects(run, args.suspects))
+        return 0
     print(s)
     options = " ".join(f"{k}={common.words_of(v)}" for k, v in s.options.items())
     subset = f"{s.max_samples:,} images at most" if s.max_samples else "all images"
@@ -150,6 +177,7 @@ def show(args: argparse.Namespace) -> int:
         ("code", f"commit {_known(info, 'commit')}, {_known(info, 'date')}"),
         ("versions", ", ".join(f"{k} {v}" for k, v in info.get("versions", {}).items())),
         ("hardware", _known(info, "hardware")),
+        *_parts(info),
         ("folder", common.shown(run.folder) if run.folder else "none"),
     ]
     print(common.facts(about) + "\n")
@@ -175,6 +203,58 @@ def show(args: argparse.Namespace) -> int:
             print(f"{name:<16}{line}  {_short(column[0])} to {_short(column[-1])}")
     print("\n" + epochs_table(run, everything=args.epochs))
     return 0
+
+
+def _parts(info: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """With what each part of a run was trained that went on in another process."""
+    parts = info.get("parts", ())
+    if len(parts) < 2:
+        return []
+    lines = []
+    for p in parts:
+        versions = ", ".join(f"{k} {v}" for k, v in p.get("versions", {}).items())
+        said = [f"commit {p['commit']}" if "commit" in p else "", p.get("date", ""), versions,
+                p.get("hardware", ""), p.get("instructions", "")]
+        first, last = p.get("epochs", ("?", "?"))
+        lines.append((f"epochs {first}-{last}",
+                      "; ".join(x for x in said if x) or "not recorded with what"))
+    return lines
+
+
+def suspects(run: Run, most: int) -> str:
+    """The labels that a run doubts most: image, given label, and how much it doubts.
+
+    By p(label is right) where the method says one (the mean of two networks), else by the cross
+    entropy of the given label after the last epoch at which it was kept. Equal ones by number.
+    """
+    kept = run.signals
+    if not kept:
+        raise ValueError("this run was recorded without signals; `noisylabels train ... --signals "
+                         "--again` trains it once more for them.")
+    if "index" not in kept or "given" not in kept:
+        raise ValueError("the signals of this run were kept before the images' numbers were; "
+                         "`lab.prepare(run.setting)` makes them anew from the data: [1].index and "
+                         "[0].y_given.")
+    by_p = [kept[k].astype(np.float64) for k in kept if k.startswith("p_clean")]
+    losses = sorted((k for k in kept if re.fullmatch(r"loss-\d+", k)), key=lambda k: int(k[5:]))
+    if not by_p and not losses:
+        raise ValueError("the signals of this run hold neither p(label is right) nor losses.")
+    name = "p(right)" if by_p else losses[-1]
+    doubt = -np.mean(by_p, axis=0) if by_p else kept[losses[-1]].astype(np.float64)
+    order = np.lexsort((kept["index"], -doubt))[:most]
+    header = ["rank", "image", "given", name] + (["in truth"] if "wrong" in kept else [])
+    rows = []
+    for rank, i in enumerate(order, 1):
+        truth = ["wrong" if kept["wrong"][i] else "right"] if "wrong" in kept else []
+        rows.append([rank, kept["index"][i], kept["given"][i], f"{abs(doubt[i]):.7g}", *truth])
+    said = (f"{run.setting}\n{len(rows)} of {len(doubt):,} labels, the most doubtful first; "
+            f"image: its number (from 0) in the train set of {run.setting.dataset}; given: the "
+            f"class")
+    if "wrong" in kept:
+        share = np.mean([bool(kept["wrong"][i]) for i in order])
+        said += (f"\n{percent(float(share))} of these are wrong in truth, "
+                 f"{percent(float(np.mean(kept['wrong'] > 0)))} of all")
+    return said + "\n\n" + common.table(header, rows, ("in truth",))
 
 
 def _known(info: Mapping[str, Any], key: str) -> str:
@@ -229,8 +309,9 @@ def compare(args: argparse.Namespace) -> int:
         )
     if args.names:
         picked = list({r.setting.key: r for r in map(runs.resolve, args.names)}.values())
+        code = 0
     else:
-        picked = _found(args)
+        picked, code = _found(args)
     finished = [r for r in picked if r.finished]
     if not finished:
         raise ValueError(
@@ -251,7 +332,7 @@ def compare(args: argparse.Namespace) -> int:
     )
     if left := len(picked) - len(finished):
         print(f"{common.count(left, 'failed run')} left out (`noisylabels runs list --failed`)")
-    return 0
+    return code
 
 
 def budget_table(budget: str, group: list[Run]) -> str:

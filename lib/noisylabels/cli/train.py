@@ -10,7 +10,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TextIO
 
 from .. import methods, paths, runs
@@ -32,6 +32,7 @@ FLAGS = {
     "val_fraction",
 }
 DEFAULT_RATE = 0.4
+SIGNALS_AGAIN = "it is trained once more, for its signals; the record stays"
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
@@ -116,16 +117,25 @@ def main(args: argparse.Namespace) -> int:
     s = resolve(args)
     execution = engine.Execution(args.device, args.compile, args.graph).resolve()
     there, begun = runs.lookup(s), epochs_begun(s)
+    anew = False  # what is there is trained once more
     if there is not None and there.finished:
         plan = f"finished on {there.info.get('date', 'an unknown day')}: it is loaded"
+        if args.signals and not there.has_signals:
+            anew, begun = args.again, 0
+            plan = plan.replace("it is loaded", SIGNALS_AGAIN) if anew else (
+                f"{plan}; it was recorded without signals, --again trains it once more for them")
     elif there is not None and not args.again:
         plan = "it failed before; --again trains it once more"
     elif begun:
         plan = f"begun before: it goes on after epoch {begun}"
+        if args.signals and lab.lacks_losses(s):
+            plan += "; it began without --signals, so the losses of early epochs are missing"
+            plan, begun = (("begun before without signals: --again starts it anew", 0)
+                           if args.again else (f"{plan} (--again starts it anew)", begun))
     else:
         plan = "it will be trained"
     print(announcement(s, execution, plan), flush=True)
-    if not (there is not None and there.finished):
+    if anew or not (there is not None and there.finished):
         print(
             common.facts([("takes", expected(s, execution, begun, timed=args.dry_run))]),
             flush=True,
@@ -226,14 +236,20 @@ def check_noise(s: runs.Setting) -> None:
         noise.corrupt(torch.arange(classes), s.noise, s.rate, classes, 0, dataset=s.dataset)
 
 
-def given_options(pairs: list[str]) -> dict[str, Any]:
-    """["q=0.5", ...] as a dict; `lab.setting` reads the values as the method's types."""
+def given_options(pairs: list[str], flags: Collection[str] = frozenset(FLAGS),
+                  instead: str = "") -> dict[str, Any]:
+    """["q=0.5", ...] as a dict; `lab.setting` reads the values as the method's types.
+
+    `flags`: what this command has an argument for; `instead`: what decides the rest of `FLAGS`.
+    """
     options: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         key = key.strip().replace("-", "_")
         if not equals or not key:
             raise ValueError(f"--set takes KEY=VALUE, such as --set lr=0.1, not {pair!r}.")
+        if key in FLAGS and key not in flags:
+            raise ValueError(f"{key!r} is no option of a method; {instead}.")
         if key in FLAGS:
             raise ValueError(f"{key!r} is no option of a method; use --{key.replace('_', '-')}.")
         if key in options:
@@ -254,15 +270,15 @@ def default_budget(dataset: str, device: str) -> str:
 
 def epochs_begun(s: runs.Setting) -> int:
     """Finished epochs of an interrupted run; 0 when there is nothing to go on from."""
-    import torch
-
     files = (paths.cache_dir() / "checkpoints" / s.key).glob("block-*.pt")
     newest = max(files, key=lambda f: int(f.stem.split("-")[1]), default=None)
     if newest is None:
         return 0
+    from ..recorder import read_checkpoint
+
     try:
-        return len(torch.load(newest, map_location="cpu", weights_only=True)["rows"])
-    except Exception:  # whatever is wrong with the file, the recorder says it
+        return len(read_checkpoint(newest)["rows"])
+    except runs.StoreError:  # whatever is wrong with the file, the recorder says it
         return 0
 
 
@@ -414,4 +430,6 @@ def result(run: runs.Run) -> str:
         f"{run.info.get('hardware', 'unknown hardware')}",
         f"record {common.shown(run.folder) if run.folder else 'none'}",
     ]
+    if lack := run.info.get("signals_lack"):
+        lines.append(f"signals lack {', '.join(lack)}: the run began without --signals")
     return "\n".join(lines)

@@ -98,7 +98,9 @@ def main(args: argparse.Namespace) -> int:
     common.set_threads(None)
     execution = engine.Execution(args.device, args.compile, args.graph).resolve()
     budget = args.budget or default_budget("cifar10", execution.device)
-    changes = given_options(args.set)
+    changes = given_options(args.set, ("max_samples",), "here the tables of printed numbers "
+                            "decide it; --paper, --method, --dataset, --budget and --seeds choose "
+                            "among them")
     if args.max_samples is not None:
         changes["max_samples"] = args.max_samples
     jobs = args.jobs or (1 if execution.device.startswith("cuda") else cores())
@@ -167,6 +169,7 @@ def plan_text(plan: Plan, everything: bool) -> str:
     for kind, reasons in chosen.left_out.items():
         lines.append(f"{sum(reasons.values())} left out, {kind}: "
                      + _listed(reasons, None if everything else 2 * SHOWN))
+    lines += [f"left out of the store: {common.plain(x)}" for x in plan.strange]
     order = {id(t): k for k, t in enumerate(plan.todo)}
     groups = sorted(chosen.groups, key=lambda g: min(
         (order[id(t)] for t in plan.of(g)), default=len(order)))
@@ -360,10 +363,9 @@ def _check_out(folder: Path, budget: str) -> None:
     except OSError as error:
         raise Failed(f"no report can be written to {folder}: {error.strerror}; name another "
                      "folder by --out.") from error
-    for taken in (folder / f"reproduce-{budget}{suffix}" for suffix in (".md", ".csv")):
-        if taken.is_dir():
-            raise ValueError(f"{taken} is a folder, and the report needs that name; name another "
-                             "folder by --out.")
+    from . import report
+
+    report.check_free(folder, budget)
 
 
 def pack(target: Path, args: argparse.Namespace, settings: Sequence[runs.Setting]) -> str:

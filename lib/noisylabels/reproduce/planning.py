@@ -275,13 +275,15 @@ class Todo:
 
 @dataclass
 class Plan:
-    """The selection against the store. `todo` is in order of worth."""
+    """The selection against the store. `todo` is in order of worth; `strange`: what lies in the
+    store and does not count, with the reason."""
 
     selection: Selection
     estimates: Estimates
     finished: dict[str, Run]
     failed: dict[str, Run]
     todo: list[Todo]
+    strange: list[str] = field(default_factory=list)
 
     def of(self, group: Group) -> list[Todo]:
         return [t for t in self.todo if t.group is group]
@@ -295,7 +297,7 @@ def make(selection: Selection, execution: engine.Execution, jobs: int, again: bo
     cheapest; the seeds of a cell stay together. Failed runs are to do only with `again`. What was
     timed for a plan `before` is not timed again.
     """
-    recorded = runs.find(finished=False)
+    recorded, problems = runs.scan()
     wanted = {s.key for s in selection.settings}
     estimates = Estimates(execution, jobs, recorded, before.estimates if before else None)
     finished = {r.setting.key: r for r in recorded if r.finished and r.setting.key in wanted}
@@ -311,7 +313,8 @@ def make(selection: Selection, execution: engine.Execution, jobs: int, again: bo
                      s.split_seed)
             order.append((worth, todo))
     order.sort(key=lambda pair: pair[0])
-    return Plan(selection, estimates, finished, failed, [t for _, t in order])
+    return Plan(selection, estimates, finished, failed, [t for _, t in order],
+                [str(p) for p in problems])
 
 
 def pick(waiting: Sequence[Todo], seconds: float) -> Todo | None:

@@ -7,6 +7,7 @@ import io
 import math
 import os
 import textwrap
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,15 +173,41 @@ def write(folder: Path, found: Sequence[Row], plan: Plan, budget: str, notes: Se
     definitions = _Definitions()
     files = {f"reproduce-{budget}.md": _markdown(found, plan, budget, notes, definitions),
              f"reproduce-{budget}.csv": _csv(found, budget, definitions)}
+    check_free(folder, budget)  # somebody may have put something there since
+    temporary = folder / f".reproduce-{uuid.uuid4().hex[:6]}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
-            (folder / f".{name}.tmp").write_text(content, encoding="utf-8")
-            os.replace(folder / f".{name}.tmp", folder / name)
+            with open(temporary, "x", encoding="utf-8") as f:
+                f.write(content)
+            os.replace(temporary, folder / name)
     except OSError as error:
+        temporary.unlink(missing_ok=True)
         raise StoreError(f"could not write the report to {folder}: {error.strerror}; name "
                          f"another folder by --out (the runs are recorded).") from error
     return [folder / name for name in files]
+
+
+TITLE = "# Runs behind the printed numbers"
+
+
+def check_free(folder: Path, budget: str) -> None:
+    """Raise ValueError where the report would take the name of what this command did not make."""
+    begins = {".md": TITLE, ".csv": ",".join(COLUMNS[:5])}
+    for suffix, begin in begins.items():
+        taken = folder / f"reproduce-{budget}{suffix}"
+        if taken.is_dir():
+            raise ValueError(f"{taken} is a folder, and the report needs that name; name another "
+                             "folder by --out.")
+        if os.path.lexists(taken):
+            try:
+                with open(taken, "rb") as f:
+                    ours = f.read(len(begin)) == begin.encode()
+            except OSError:
+                ours = False
+            if not ours:
+                raise ValueError(f"{taken} is there and is no report of this command; name "
+                                 "another folder by --out, or move that file.")
 
 
 class _Definitions:
@@ -201,7 +228,7 @@ def _markdown(found: Sequence[Row], plan: Plan, budget: str, notes: Sequence[str
               definitions: _Definitions) -> str:
     header = ("run", "n", "last", "mean10", "by val", "(best)", "wrong", "a run", "printed",
               "how it was printed", "source", "verdict")
-    lines = [f"# Runs behind the printed numbers, {budget} budget", "",
+    lines = [f"{TITLE}, {budget} budget", "",
              f"Made {runs.now()}, commit {lab.commit()}.", "", f"{LEGEND} {RULE}", "",
              "| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
     for row in found:
