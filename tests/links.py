@@ -18,7 +18,7 @@ class Page(HTMLParser):
         self.sections: list[str] = []
         self.links: list[str] = []
         self.pictures: list[dict[str, str | None]] = []
-        self.feed(path.read_text())
+        self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attrs):
         told = dict(attrs)

@@ -804,7 +804,7 @@ def test_a_page_that_is_told_to_end_leaves_no_process(page, home, number):
 def alive(pid: str) -> bool:
     """Whether it runs; one that has ended and waits to be asked how does not."""
     try:
-        with open(f"/proc/{pid}/stat") as f:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as f:
             return f.read().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
@@ -860,7 +860,7 @@ def test_papermill_without_an_output_is_reported(call, page, monkeypatch):
 
 def test_an_interrupted_page_leaves_nothing(call, page, home, monkeypatch):
     def interrupted(self):
-        with open(self.out, "w") as f:
+        with open(self.out, "w", encoding="utf-8") as f:
             f.write("half")
         raise KeyboardInterrupt
 

@@ -422,11 +422,11 @@ def test_B3_a_failed_run_says_it_too(home):
 @pytest.mark.parametrize("content", ["my notes", "{}", "[]", '{"rows": []}', "\x00", "[" * 99_999])
 def test_B4_bench_overwrites_only_its_own(call, monkeypatch, content):
     file = Path("notes.txt")
-    file.write_text(content)
+    file.write_text(content, encoding="utf-8")
     monkeypatch.setattr(bench, "measure", None)
     code, out, err = call("bench", "--quick", "--out", file)
     assert (code, out) == (2, "") and "notes.txt is there and is no result" in err
-    assert file.read_text() == content
+    assert file.read_text(encoding="utf-8") == content
     Path("folder").mkdir()
     assert call("bench", "--quick", "--out", "folder")[0] == 2
     bench_report.write(Path("own.json"), {"environment": {}, "rows": [], "goals": []})

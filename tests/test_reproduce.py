@@ -45,7 +45,7 @@ def tables(home) -> None:
     """data/published with the cells above, and the numbers they come from."""
     folder = home / "data" / "published"
     folder.mkdir(parents=True)
-    with open(folder / "cells.csv", "w", newline="") as f:
+    with open(folder / "cells.csv", "w", encoding="utf-8", newline="") as f:
         names = [x.name for x in published.dataclasses.fields(published.Cell)]
         out = csv.DictWriter(f, names)
         out.writeheader()
@@ -56,7 +56,7 @@ def tables(home) -> None:
                 rate=rate, val=0, trusted_per_class=0, network="resnet34", options="",
                 metric=metric, published_value=value, published_std=std, source=f"{paper} paper",
                 priority=priority, runnable="no" if why else "yes", why_not=why))  # fmt: skip
-    with open(folder / "numbers.csv", "w", newline="") as f:
+    with open(folder / "numbers.csv", "w", encoding="utf-8", newline="") as f:
         names = [x.name for x in published.dataclasses.fields(published.Number)]
         out = csv.DictWriter(f, names)
         out.writeheader()
@@ -572,7 +572,7 @@ def test_the_table_holds_our_runs_against_the_printed_numbers(call, home, cifar,
     assert "[1] mixnn paper" in out and "[2] drpl paper" in out and "3 settings not run yet" in out
     assert "6 runs recorded, 1 failed before" in out
 
-    with open(home / "out" / "reproduce-fast.csv", newline="") as f:
+    with open(home / "out" / "reproduce-fast.csv", encoding="utf-8", newline="") as f:
         rows = {r["cell"]: r for r in csv.DictReader(f)}
     assert set(rows) == {"ce40", "gce40", "gce40b", "elr40", "gce0", "super"}
     gce = rows["gce40"]

@@ -156,7 +156,7 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing(tmp_path, monkeypatch):
 
 def _hold(root, diary, seconds):
     def say(word):
-        with open(diary, "a") as f:
+        with open(diary, "a", encoding="utf-8") as f:
             f.write(word + "\n")
 
     with runs.lock(make(), root):

@@ -446,7 +446,8 @@ def test_the_policy_table_is_the_one_torchvision_documents():
     spec = importlib.util.find_spec("torchvision")
     if spec is None or not spec.submodule_search_locations:
         pytest.skip("torchvision is not installed: nothing to compare the table with")
-    text = Path(spec.submodule_search_locations[0], "transforms", "autoaugment.py").read_text()
+    module = Path(spec.submodule_search_locations[0], "transforms", "autoaugment.py")
+    text = module.read_text(encoding="utf-8")
     branch = text.split("AutoAugmentPolicy.CIFAR10:", 1)[1].split("return", 1)[1]
     theirs = ast.literal_eval(branch.split("elif", 1)[0].strip())
     bare = [tuple((name, p, i or 0) for name, p, i in pair) for pair in theirs]

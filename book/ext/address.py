@@ -21,7 +21,8 @@ COLAB_LINE = re.compile(r'(address = \\")[^"\\]*(\\"  # of the public repository
 
 def public_address(root: Path) -> str:
     """https://HOST/OWNER/NAME, or "" where the project has no public address yet."""
-    address = yaml.safe_load((root / "_config.yml").read_text()).get("repository", {}).get("url")
+    config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
+    address = config.get("repository", {}).get("url")
     if address and not re.fullmatch(r"https://[\w.-]+/[\w./-]+/[\w.-]+", address):
         raise ValueError(f"repository.url in _config.yml must be empty or read "
                          f"https://HOST/OWNER/NAME, not {address!r}.")
@@ -33,12 +34,12 @@ def copies(root: Path) -> dict[Path, str]:
     address = public_address(root)
     texts = {}
     for path in sorted((root / "notebooks").glob("*.ipynb")):
-        text, found = COLAB_LINE.subn(rf"\g<1>{address}\g<2>", path.read_text())
+        text, found = COLAB_LINE.subn(rf"\g<1>{address}\g<2>", path.read_text(encoding="utf-8"))
         if found != 1:
             raise ValueError(f"{path.name} must have one line for the address, not {found}.")
         texts[path] = text
     citation = root / "CITATION.cff"
-    text = re.sub(r"^repository-code: .*\n", "", citation.read_text(), flags=re.M)
+    text = re.sub(r"^repository-code: .*\n", "", citation.read_text(encoding="utf-8"), flags=re.M)
     line = f"repository-code: {address}\n" if address else ""
     return {**texts, citation: re.sub(r"^(?=keywords:)", line, text, flags=re.M)}
 
@@ -49,9 +50,9 @@ def main(root: Path = ROOT) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
-    changed = [path for path, text in wanted.items() if path.read_text() != text]
+    changed = [path for path, text in wanted.items() if path.read_text(encoding="utf-8") != text]
     for path in changed:
-        path.write_text(wanted[path])
+        path.write_text(wanted[path], encoding="utf-8")
     print(f"{len(changed)} files changed; address: {public_address(root) or 'none yet'}")
     return 0
 

@@ -143,7 +143,7 @@ def coloured(source: Path) -> str:
         lexer = get_lexer_for_filename(source.name)
     except ClassNotFound:
         lexer = TextLexer()
-    return highlight(source.read_text(), lexer, HtmlFormatter())
+    return highlight(source.read_text(encoding="utf-8"), lexer, HtmlFormatter())
 
 
 def readable(path: str, body: str, root: Path) -> str:

@@ -8,12 +8,15 @@ same records. Either way the SHA-1 of the records must be that of the official b
 from __future__ import annotations
 
 import hashlib
+import mmap
 import pickle
+import pickletools
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 import torch
@@ -189,10 +192,10 @@ def _python_records(source: Source, folder: Path, part: Part) -> Iterator[np.nda
         labels = [np.array(content[key], np.uint8) for key in source.label_keys]
         shapes = [data.shape, *(y.shape for y in labels)]
         if shapes != [(part.count, PIXELS), *[(part.count,)] * len(labels)]:
-            raise ValueError(f"images and labels of shapes {shapes}")
+            raise Refused(f"images and labels of shapes {shapes}")
     except Exception as error:  # a damaged pickle can raise anything
         raise ValueError(
-            f"{path} cannot be read ({type(error).__name__}: {error}): expected {part.count:,} "
+            f"{path} cannot be read ({reason(error, path)}): expected {part.count:,} "
             f"images, their binary records with SHA-1 {part.sha1}; {source.mend}"
         ) from error
     for start in range(0, part.count, _CHUNK):
@@ -201,6 +204,57 @@ def _python_records(source: Source, folder: Path, part: Part) -> Iterator[np.nda
 
 
 # --------------------------------------------------------------- reading pickles without any risk
+
+
+class Refused(pickle.UnpicklingError):
+    """What this reader will not take; only its own text is shown, never that of another library,
+    which may advise to read without protection."""
+
+
+def reason(error: Exception, path: Path) -> str:
+    """Why a data file cannot be read, in words of this project."""
+    if isinstance(error, Refused):
+        return str(error)
+    if isinstance(error, KeyError):
+        return f"it has no {error}"
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    with path.open("rb") as file:
+        begins = file.read(64)
+    if begins.lstrip().startswith(b"<"):
+        return "it is a web page, not the file itself"
+    if not begins:
+        return "it is empty"
+    return f"it is cut off, damaged or no such file, {type(error).__name__}"
+
+
+MOST_CALLS = 64  # of functions in a pickle; an array takes two or three
+
+
+@contextmanager
+def stream(path: Path) -> Iterator[mmap.mmap]:
+    """A pickle whose claims were checked: what it says of sizes must fit its own size.
+
+    A few bytes can claim gigabytes, and the standard reader reserves them before it looks.
+    Nothing is built or imported here. Raises Refused.
+    """
+    with path.open("rb") as file:
+        if not path.stat().st_size:
+            raise Refused("it is empty")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            calls = 0
+            try:
+                for step, argument, _ in pickletools.genops(cast(IO[bytes], content)):
+                    calls += step.name in ("REDUCE", "NEWOBJ", "NEWOBJ_EX", "INST", "OBJ", "BUILD")
+                    numbers = step.name in ("PUT", "BINPUT", "LONG_BINPUT")
+                    if numbers and cast(int, argument) > len(content):
+                        raise Refused(f"it numbers a value {argument:,}")
+                    if calls > MOST_CALLS:
+                        raise Refused(f"it calls more than {MOST_CALLS} functions")
+            except (ValueError, IndexError, UnicodeDecodeError) as error:
+                raise Refused("it is cut off, or no pickle") from error
+            content.seek(0)
+            yield content
 
 
 class _Array:
@@ -212,9 +266,9 @@ class _Array:
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, fortran, data = state
         if not isinstance(dtype, _Dtype) or dtype.code not in (b"u1", "u1") or fortran:
-            raise pickle.UnpicklingError("an array is not uint8 in C order")
+            raise Refused("an array is not uint8 in C order")
         if not isinstance(data, bytes):
-            raise pickle.UnpicklingError("an array does not hold plain bytes")
+            raise Refused("an array does not hold plain bytes")
         self.shape, self.data = tuple(shape), data
 
 
@@ -238,7 +292,7 @@ class _Global:
         return self._make(*args)
 
     def __setstate__(self, state: Any) -> None:
-        raise pickle.UnpicklingError("a function is given a state")
+        raise Refused("a function is given a state")
 
 
 _RECONSTRUCT = _Global(lambda *_: _Array())
@@ -256,19 +310,19 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"refused, it asks for {module}.{name}")
+            raise Refused(f"refused, it asks for {module}.{name}")
         return _ALLOWED[module, name]
 
 
 def unpickle(path: Path) -> dict[str, Any]:
     """A dictionary with text keys from a file of the python layout, by the restricted reader.
 
-    Arrays come as objects with `shape` and `data` (bytes), old strings as bytes. Raises
-    pickle.UnpicklingError for anything but plain values and uint8 arrays, and for a damaged file
-    whatever its damage leads to.
+    Arrays come as objects with `shape` and `data` (bytes), old strings as bytes. Raises Refused (a
+    pickle.UnpicklingError) for anything but plain values and uint8 arrays and for sizes that do
+    not fit the file, and for a damaged file whatever its damage leads to.
     """
-    with path.open("rb") as file:
+    with stream(path) as file:
         content = _Unpickler(file, encoding="bytes").load()
     if not isinstance(content, dict):
-        raise pickle.UnpicklingError(f"it holds a {type(content).__name__}, not a dictionary")
+        raise Refused(f"it holds a {type(content).__name__}, not a dictionary")
     return {k.decode("latin1") if isinstance(k, bytes) else k: v for k, v in content.items()}

@@ -16,7 +16,6 @@ datasets", 2017; DRPL (Ortego et al., ICPR 2020).
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,7 +65,8 @@ def class_names(name: str, root: Path, wanted: Tensor) -> tuple[str, ...]:
     for folder in _folders(name, root):
         path = folder / "map_clsloc.txt"
         if path.is_file():
-            rows = [line.split() for line in path.read_text().splitlines() if line.strip()]
+            text = path.read_text(encoding="utf-8")
+            rows = [line.split() for line in text.splitlines() if line.strip()]
             known = {int(row[1]) - 1: row[2] for row in rows if len(row) == 3}
             if set(known) != set(range(CLASSES)):
                 raise ValueError(f"{path} must name the classes 1 to {CLASSES}, one a line: "
@@ -92,7 +92,7 @@ def _files(name: str, root: Path, train: bool) -> Iterator[Path]:
 def _content(path: Path, size: int) -> tuple[Tensor, Tensor]:
     """All images (n, 3 S S) and class ids (n,), from 0, of one file."""
     try:
-        with path.open("rb") as file:
+        with _cifar.stream(path) as file:
             content = _Unpickler(file, encoding="bytes").load()
         content = {k.decode() if isinstance(k, bytes) else k: v for k, v in content.items()}
         data, y = content["data"], content["labels"]
@@ -101,12 +101,12 @@ def _content(path: Path, size: int) -> tuple[Tensor, Tensor]:
             y = np.frombuffer(y.values(b"i8"), "<i8")
         ids = np.array(y, np.int64) - 1
         if x.shape != (len(ids), 3 * size * size) or not len(ids):
-            raise ValueError(f"images of shape {x.shape} and {len(ids)} labels")
+            raise _cifar.Refused(f"images of shape {x.shape} and {len(ids)} labels")
         if ids.min() < 0 or ids.max() >= CLASSES:
-            raise ValueError(f"labels from {ids.min() + 1} to {ids.max() + 1}")
+            raise _cifar.Refused(f"labels from {ids.min() + 1} to {ids.max() + 1}")
     except Exception as error:  # a damaged pickle can raise anything
         raise ValueError(
-            f"{path} cannot be read ({type(error).__name__}: {error}): expected images of "
+            f"{path} cannot be read ({_cifar.reason(error, path)}): expected images of "
             f"{3 * size * size} bytes and labels from 1 to {CLASSES}; {MEND}"
         ) from error
     return torch.from_numpy(x.copy()), torch.from_numpy(ids)
@@ -126,13 +126,13 @@ class _Array:
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, fortran, data = state
         if not isinstance(dtype, _cifar._Dtype) or fortran or not isinstance(data, bytes):
-            raise pickle.UnpicklingError("an array is not plain bytes in C order")
+            raise _cifar.Refused("an array is not plain bytes in C order")
         self.shape, self.code, self.data = tuple(shape), dtype.code, data
 
     def values(self, code: bytes) -> bytes:
         """The bytes of an array of that type; another type is an error."""
         if self.code not in (code, code.decode()):
-            raise pickle.UnpicklingError(f"an array is {self.code!r}, not {code.decode()}")
+            raise _cifar.Refused(f"an array is {self.code!r}, not {code.decode()}")
         return self.data
 
 

@@ -96,7 +96,7 @@ def matrix(dataset: str, of_source: bool = False, folder: Path | None = None) ->
             f"{path} is missing; it comes with the project's files, and "
             f"noisylabels.confusions.rebuild({dataset!r}) makes it anew."
         )
-    with open(path, newline="") as f:
+    with open(path, encoding="utf-8", newline="") as f:
         rows = list(csv.reader(line for line in f if not line.startswith("#")))
     expected = (names(SOURCES[dataset] if of_source else dataset), names(dataset))
     found = (tuple(row[0] for row in rows[1:]), tuple(rows[0][1:]) if rows else ())
@@ -106,7 +106,7 @@ def matrix(dataset: str, of_source: bool = False, folder: Path | None = None) ->
     try:
         return np.array([[float(int(v)) for v in row[1:]] for row in rows[1:]])
     except ValueError as error:
-        raise ValueError(f"{path} must hold counts: {error}; rebuild it.") from error
+        raise ValueError(f"{path} must hold whole numbers; rebuild it.") from error
 
 
 def file(dataset: str, of_source: bool = False, folder: Path | None = None) -> Path:

@@ -40,7 +40,7 @@ def rebuild(dataset: str, folder: Path | None = None, *, budget: str = "laptop",
                                 minlength=len(rows) * len(columns)).view(len(rows), -1)
         path = _sources.file(dataset, of_source, folder)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "w", newline="") as f:
+        with open(path, "w", encoding="utf-8", newline="") as f:
             f.write(f"# rows: true class, columns: predicted class, counts; {made}\n")
             writer = csv.writer(f, lineterminator="\n")
             writer.writerow(["true", *columns])

@@ -332,9 +332,8 @@ def human_labels(
             classes = len(CIFAR100_SUPERCLASSES) if which == "noisy_coarse" else fine
             y = _column(content, HUMAN_LABELS[name][which], classes)
     except Exception as error:  # a damaged archive can raise anything
-        reason = str(error).split("\n")[0]
         raise ValueError(
-            f"{path} cannot be read ({type(error).__name__}: {reason}): expected "
+            f"{path} cannot be read ({_cifar.reason(error, path)}): expected "
             f"{_HUMAN_COUNT:,} labels each under {', '.join(HUMAN_LABELS[name].values())} and "
             f"clean_label; {mend}"
         ) from error
@@ -350,7 +349,7 @@ def _read_human(path: Path) -> dict[str, Any]:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if (entry := archive.testzip()) is not None:
-                raise ValueError(f"the checksum of its entry {entry} is wrong")
+                raise _cifar.Refused(f"the checksum of its entry {entry} is wrong")
     if path.suffix == ".npz":
         with np.load(path) as file:
             return dict(file)
@@ -363,12 +362,15 @@ def _read_human(path: Path) -> dict[str, Any]:
 
 def _column(content: dict[str, Any], key: str, num_classes: int) -> Tensor:
     if key not in content:
-        raise ValueError(f"it has no {key}, only {', '.join(map(str, content))}")
+        raise _cifar.Refused(f"it has no {key}, only {', '.join(map(str, content))}")
     y = np.asarray(content[key]).reshape(-1)
     if y.dtype.kind not in "iu":
-        raise ValueError(f"{key} holds {y.dtype}, not whole numbers")
+        raise _cifar.Refused(f"{key} holds {y.dtype}, not whole numbers")
     labels = torch.from_numpy(y.astype(np.int64))
-    _check_labels(labels, num_classes, key, _HUMAN_COUNT)
+    try:
+        _check_labels(labels, num_classes, key, _HUMAN_COUNT)
+    except ValueError as error:
+        raise _cifar.Refused(str(error)) from error
     return labels
 
 

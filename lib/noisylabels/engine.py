@@ -413,7 +413,7 @@ def hardware(device: torch.device | str) -> str:
         return torch.cuda.get_device_name(device)
     model = "CPU"
     if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo") as f:
+        with open("/proc/cpuinfo", encoding="utf-8") as f:
             names = [line.split(":", 1)[1].strip() for line in f if line.startswith("model name")]
         model = names[0] if names else model
     threads = torch.get_num_threads()

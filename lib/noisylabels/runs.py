@@ -14,7 +14,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import difflib
-import fcntl
 import hashlib
 import io
 import json
@@ -456,30 +455,33 @@ def lock(setting: Setting, root: Path | None = None,
 
     The system frees the lock when its process dies, however it dies.
     """
+    from filelock import FileLock, Timeout
+
+    def acquired(timeout: float) -> bool:
+        try:
+            held.acquire(timeout=timeout)
+        except Timeout:
+            return False
+        return True
+
     folder = (paths.cache_dir() if root is None else root) / "locks"
     file = folder / f"{setting.key}.lock"
+    if file.is_symlink():  # it is not followed, and nothing is emptied
+        raise StoreError(f"{file} is a link, and no lock of this program; delete it.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # opened as it is: a link there is not followed, and nothing is emptied
-        handle = os.fdopen(os.open(file, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0),
-                                   0o666), "r+")
-    except OSError as error:
-        if file.is_symlink():
-            raise StoreError(f"{file} is a link, and no lock of this program; delete it."
-                             ) from error
-        raise StoreError(f"could not make the lock in {folder}: {error.strerror}; free the disk "
-                         f"or make the folder writable.") from error
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        held = FileLock(file)
+        if not acquired(timeout=0):
             if waiting is not None:
                 waiting()
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(handle, fcntl.LOCK_UN)
+            acquired(timeout=-1)
+    except OSError as error:
+        raise StoreError(f"could not make the lock in {folder}: {error.strerror or error}; free "
+                         f"the disk or make the folder writable.") from error
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def now() -> str:
