@@ -5,14 +5,15 @@
 Every way runs every page outside the book, in a copy of data/ of its own, so that nothing is
 recorded here. The table tells, for each page and way, whether all sentences about live training
 came out as they stand (`ok`), how many lie nearer to a bound than their margin (`near`), how many
-came out differently (`differ`), or that a page broke off (`FAILED`). Exit status 1 if anything
-differs or broke off.
+came out differently (`differ`), that a page speaks of what is missing on the machine (`misses`),
+or that it broke off (`FAILED`). Exit status 1 if anything differs, misses something or broke off.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -27,6 +28,8 @@ import nbformat
 from build import ROOT, at_least_one, execute, in_words, notebook_names, statements
 
 MOST_SECONDS = 180  # a page is to take no longer
+MISSES = re.compile(r"not (?:on|found on) this machine|left out here"
+                    r"|no (?:data set|CIFAR)[\w-]* (?:here|at hand)|without CIFAR", re.I)
 
 # Weights start a millionth away from where they would: as far as another processor's rounding
 # takes a training within a few steps. Run by the kernel at its start.
@@ -55,15 +58,16 @@ class Way:
     nudge: int = 0
 
 
+NO_DATA = {"NOISYLABELS_DATA": ""}
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
 WAYS = {
     "own": Way("this processor's own settings, one thread"),
     "avx512": Way("at most AVX-512", {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}),
-    "avx2": Way("AVX2 alone", AVX2),
+    "avx2": Way("AVX2 alone, and no data sets on the machine", AVX2 | NO_DATA),
     "sse": Way("no AVX at all in PyTorch and oneDNN",
                {"ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default"}),
-    "threads": Way("two threads", {"OMP_NUM_THREADS": "2"}),
-    "no-cifar": Way("no data sets on the machine", {"NOISYLABELS_DATA": ""}),
+    "threads": Way("two threads", {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}),
+    "no-cifar": Way("no data sets on the machine", NO_DATA),
     "seed-1": Way("seed 1", parameters={"seed": 1}),
     "seed-2": Way("seed 2", parameters={"seed": 2}),
     "nudge-1": Way("first weights a millionth away", nudge=1),
@@ -109,6 +113,7 @@ class Tried:
     seconds: float
     fault: str | None
     said: list[dict[str, Any]]
+    misses: list[str] = field(default_factory=list)
 
     @property
     def differ(self) -> list[dict[str, Any]]:
@@ -124,7 +129,7 @@ class Tried:
         if self.fault:
             return "FAILED"
         words = [f"{len(found)} {word}" for found, word in (
-            (self.differ, "differ"), (self.near, "near")) if found]
+            (self.differ, "differ"), (self.misses, "misses"), (self.near, "near")) if found]
         words += [f"{self.seconds:.0f} s"] if self.seconds > MOST_SECONDS else []
         return ", ".join(words) or "ok"
 
@@ -132,9 +137,24 @@ class Tried:
 def attempt(page: str, name: str, home: Path, env: dict[str, str]) -> Tried:
     begun = time.time()
     ran, problem = execute(home, page, f"out/{page}.ipynb", env, WAYS[name].parameters)
-    tried = Tried(page, name, time.time() - begun, problem, statements(ran) if ran else [])
+    tried = Tried(page, name, time.time() - begun, problem, statements(ran) if ran else [],
+                  about_missing(ran) if ran else [])
     print(f"  {page:20} {name:10} {tried.seconds:6.1f} s  {tried.cell}", flush=True)
     return tried
+
+
+def about_missing(notebook: dict[str, Any]) -> list[str]:
+    """Sentences of a run, in its prose and outputs, about what is missing on the machine."""
+    texts = []
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            texts.append("".join(cell["source"]))
+        for out in cell.get("outputs", []):
+            texts += ["".join(v) for k, v in out.get("data", {}).items() if k.startswith("text/")]
+            texts.append("".join(out.get("text", "")))
+    plain = [re.sub(r"<[^>]+>", " ", t) for t in texts]
+    return [s.strip() for t in plain for s in re.split(r"(?<=[.!?])\s|\n\n", t)
+            if MISSES.search(s)]
 
 
 def table(tried: list[Tried]) -> str:
@@ -152,6 +172,7 @@ def details(tried: list[Tried]) -> str:
     lines = [f"{t.page}, {t.way}: FAILED {t.fault}" for t in tried if t.fault]
     lines += [f"{t.page}, {t.way}, {kind}: {in_words(s)}" for kind in ("differ", "near")
               for t in tried for s in getattr(t, kind)]
+    lines += [f"{t.page}, {t.way}, misses: {text}" for t in tried for text in t.misses]
     return "\n".join(lines)
 
 
@@ -186,7 +207,7 @@ def main(argv: list[str] | None = None) -> int:
     print("\n" + table(tried))
     if told := details(tried):
         print("\n" + told)
-    return int(any(t.fault or t.differ for t in tried))
+    return int(any(t.fault or t.differ or t.misses for t in tried))
 
 
 if __name__ == "__main__":

@@ -41,6 +41,30 @@ def test_the_table_has_pages_down_and_ways_across():
         "bb, own: FAILED x", "a, seed-1, differ: S-1 (here -1; it should be above 0)."]
 
 
+def test_a_page_that_speaks_of_what_is_missing_is_named():
+    page = {"cells": [
+        {"cell_type": "markdown", "source": ["# Title\n", "All is well. CIFAR-10 is not on this ",
+                                             "machine, alas. The end."]},
+        {"cell_type": "code", "source": "print('without CIFAR')", "outputs": [
+            {"output_type": "stream", "text": ["That number is left out here.\n"]},
+            {"output_type": "display_data", "data": {
+                "text/html": "<b>No CIFAR files</b> at hand; nothing is missing.",
+                "image/png": "without CIFAR"}}]}]}
+    found = portable.about_missing(page)
+    assert found == ["CIFAR-10 is not on this machine, alas.", "That number is left out here."]
+    told = Tried("p", "w", 1, None, [], found)
+    assert told.cell == "2 misses"
+    assert portable.details([told]).splitlines()[1] == f"p, w, misses: {found[1]}"
+
+
+def test_no_notebook_asks_whether_data_are_there():
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = nbformat.read(path, as_version=4).cells
+        code = "\n".join(c.source for c in cells if c.cell_type == "code")
+        assert "FileNotFoundError" not in code and "datasets_dir" not in code, path.name
+        assert not portable.MISSES.search("\n".join(c.source for c in cells)), path.name
+
+
 def test_names_of_ways_and_pages():
     assert portable.chosen("", ["a", "b"], "way") == ["a", "b"]
     assert portable.chosen("b, a,", ["a", "b"], "way") == ["b", "a"]

@@ -13,6 +13,9 @@ Sharpness rounds to whole grey levels before it is blended in float32.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -93,11 +96,12 @@ def operate(x: Tensor, code: Tensor, magnitude: Tensor, fill: int, ops: tuple[st
     accelerator takes all, so that nothing waits for the host. The pixels are the same.
     """
     sparse = may_look(x)
-    for family, work in (
-        (GEOMETRIC, lambda *part: warp(*part, fill)),
-        (TABULAR, lambda *part: look_up(*part, ops)),
+    passes: tuple[tuple[tuple[str, ...], Callable[..., Tensor]], ...] = (
+        (GEOMETRIC, functools.partial(warp, fill=fill)),
+        (TABULAR, functools.partial(look_up, ops=ops)),
         (BLENDED, blend),
-    ):
+    )
+    for family, work in passes:
         if not any(name in family for name in ops):
             continue
         if not sparse:
