@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import pathlib
 import re
 import signal
 import subprocess
@@ -727,6 +728,43 @@ def test_wrong_parameters_are_refused_before_anything_runs(call, page, home, giv
     assert not (home / "_build").exists()
 
 
+@pytest.mark.parametrize("given, said", [
+    (("draws", "1"), "parameter 'draws' takes 2 or more, not 1 (repetitions, 2 or more; default"),
+    (("share", "1.5"), "takes 0 to 0.85, not 1.5"), (("share", "nan"), "takes a finite number"),
+    (("share", "-0.1"), "takes 0 to 0.85"), (("some", "15"), "takes at most 14, not 15"),
+    (("some", "-1"), "takes at most 14"), (("noise", "0"), "takes above 0, not 0.0"),
+    (("shares", "[0.2, 2]"), "takes 0 to 1, not 2.0"), (("share", "inf"), "finite number"),
+])
+def test_a_range_that_a_parameters_comment_names_is_kept(call, home, given, said):
+    path = notebook(home / "notebooks" / "ranges.ipynb",
+                    "draws: int = 200  # repetitions, 2 or more\nshare = 0.6  # wrong, 0 to 0.85\n"
+                    "some: int = 14  # images, at most 14\nnoise = 0.6  # drawn anew, above 0\n"
+                    "shares = [0.2]  # each 0 to 1\n")
+    refused(call("page", "ranges", "-p", *given), said)
+    known = pages.parameters_of(path)
+    fits = [["draws", "2"], ["share", "0.85"], ["some", "0"], ["noise", "0.1"], ["shares", "[1]"]]
+    assert list(pages.checked(fits, known, path).values()) == [2, 0.85, 0, 0.1, [1.0]]
+
+
+@pytest.mark.parametrize("name, parameter, value", [
+    ("noise_models", "draws", "1"), ("labels_go_wrong", "epochs", "0"), ("neighbours", "k", "0"),
+    ("memorisation", "num_seeds", "0"), ("mixnn", "seeds", "0"), ("drpl", "seeds", "0"),
+    ("ieg", "seeds", "0"), ("sanm", "seeds", "-1"), ("small_loss", "noise_rate", "0"),
+    ("mixnn", "noise_rate", "1.2"), ("labels_go_wrong", "gallery", "15")])
+def test_the_pages_name_the_ranges_of_their_parameters(name, parameter, value):
+    path = REPO / "notebooks" / f"{name}.ipynb"
+    with pytest.raises(ValueError, match=f"parameter '{parameter}' takes .*, not {value}"):
+        pages.checked([[parameter, value]], pages.parameters_of(path), path)
+
+
+def test_page_stands_before_papermill_which_runs_defaults_for_a_misspelt_parameter():
+    """README, the book and the first cells show the command that refuses."""
+    texts = [REPO / "README.md", *(REPO / "book").glob("*.md"), *(REPO / "notebooks").glob("*")]
+    for path in texts:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            assert not re.search(r"papermill \S*(notebooks/|\.ipynb|--help-notebook)", line), path
+
+
 def test_wrong_pages_are_refused(call, page, home):
     refused(call("page", "tinny"), "unknown page 'tinny' (nearest: 'tiny')")
     refused(call("page", "else/tinny.ipynb"), "no notebook else/tinny.ipynb (nearest: 'tiny')")
@@ -834,6 +872,50 @@ def test_a_failing_page_leaves_the_earlier_one(call, page, home):
                    "too large; what ran before it is in out.failed.ipynb.\n")
     assert (home / "out.ipynb").read_text() == earlier
     assert sorted(p.name for p in home.glob("*.ipynb")) == ["out.failed.ipynb", "out.ipynb"]
+
+
+def test_braces_and_umlauts_in_paths_are_no_fields_of_papermill(call, page, home):
+    folder = home / "Gerät {1} a b{x"
+    page = notebook(folder / "notebooks" / "brace{1}.ipynb", "seed: int = 0", "print(seed + 1)")
+    out = str(folder / "o{seed}.ipynb")
+    code, _, err = call("page", str(page), "-p", "seed", "3", "-o", out)
+    assert (code, err) == (0, "")
+    ran = json.loads((folder / "o{seed}.ipynb").read_text(encoding="utf-8"))
+    assert ran["cells"][-1]["outputs"][0]["text"] == ["4\n"]
+    assert ran["metadata"]["papermill"]["output_path"] == str(folder / "o{seed}.ipynb")
+    assert sorted(p.name for p in folder.iterdir()) == ["notebooks", "o{seed}.ipynb"]
+
+
+def test_a_full_disk_is_not_taken_for_a_bad_notebook(call, page, home, monkeypatch):
+    class Full(Papermill):
+        def communicate(self):
+            with open(self.out, "w", encoding="utf-8") as f:
+                f.write('{"cells": [')
+            return None, "OSError: [Errno 28] No space left on device\n"
+
+    monkeypatch.setattr(pages.subprocess, "Popen", Full)
+    code, _, err = call("page", "tiny")
+    assert code == 1 and "not a notebook" not in err
+    assert err == ("noisylabels: tiny failed (OSError: [Errno 28] No space left on device); its "
+                   "output was cut off, so see whether the disk is full.\n")
+    assert os.listdir(home / "_build" / "pages") == []
+
+    class Late(Papermill):
+        def communicate(self):
+            self.returncode = 0
+            notebook(pathlib.Path(self.out), "x = 1")
+            return None, ""
+
+    def no_space(self, *_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pages.subprocess, "Popen", Late)
+    monkeypatch.setattr(pathlib.Path, "replace", no_space)
+    code, _, err = call("page", "tiny")
+    assert code == 1 and err == (
+        "noisylabels: tiny ran, but _build/pages/tiny.ipynb could not be written: No space left "
+        "on device; free the disk or name another place with -o.\n")
+    assert os.listdir(home / "_build" / "pages") == []
 
 
 class Papermill:

@@ -21,13 +21,13 @@ import sys
 import time
 import tokenize
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import paths
-from . import common
+from . import common, processes
 from .common import Failed, nearest
 
 PLAIN = {
@@ -160,7 +160,7 @@ def find(name: str) -> Path:
         return known[name]
     if Path(name).is_file():
         return Path(name).absolute()
-    if Path(name).suffix == ".ipynb" or "/" in name:
+    if Path(name).suffix == ".ipynb" or Path(name).name != name:
         raise ValueError(
             f"there is no notebook {name}{nearest(Path(name).stem, known)}; pages are "
             "listed by `noisylabels page --list`."
@@ -286,11 +286,10 @@ def _value(text: str, parameter: Parameter) -> Any:
     for kind in kinds:
         value = _as(text, kind)
         if value is not None and not _bad_items(value, parameter.item):
-            return (
-                [float(x) for x in value]
-                if parameter.item == "float" and isinstance(value, list)
-                else value
-            )
+            if parameter.item == "float" and isinstance(value, list):
+                value = [float(x) for x in value]
+            _within(value, parameter)
+            return value
     if not kinds:
         return _literal(text)
     of = f"list of {parameter.item}" if parameter.item else "list"
@@ -299,6 +298,33 @@ def _value(text: str, parameter: Parameter) -> Any:
         f"parameter {parameter.name!r} takes {allowed}, not {text!r} "
         f"(default {parameter.default})."
     )
+
+
+_NUMBER = r"(-?\d+(?:\.\d+)?)"
+_ALLOWED = (
+    (rf"\b{_NUMBER} to {_NUMBER}\b", lambda x, low, high: low <= x <= high),
+    (rf"\b{_NUMBER} or more\b", lambda x, low: x >= low),
+    (rf"\bat most {_NUMBER}\b", lambda x, high: 0 <= x <= high),
+    (rf"\babove {_NUMBER}\b", lambda x, low: x > low),
+)
+"""What a parameter's comment says of its range, and the check of it."""
+
+
+def _within(value: Any, parameter: Parameter) -> None:
+    """Raise ValueError for a number outside the range that the notebook's comment names."""
+    numbers = value if isinstance(value, list) else [value]
+    for x in numbers:
+        if not isinstance(x, int | float) or isinstance(x, bool):
+            continue
+        if not math.isfinite(x):
+            raise ValueError(f"parameter {parameter.name!r} takes a finite number, not {x}.")
+        for words, holds in _ALLOWED:
+            found = re.search(words, parameter.about)
+            if found and not holds(x, *map(float, found.groups())):
+                raise ValueError(
+                    f"parameter {parameter.name!r} takes {found[0]}, not {x} "
+                    f"({parameter.about}; default {parameter.default})."
+                )
 
 
 def _as(text: str, kind: str) -> Any:
@@ -361,8 +387,8 @@ def run(source: Path, out: Path, values: Mapping[str, Any]) -> int:
         sys.executable,
         "-m",
         "papermill",
-        str(source),
-        str(part),
+        _as_it_is(source),
+        _as_it_is(part),
         "-k",
         "python3",
         "--log-level",
@@ -380,7 +406,7 @@ def run(source: Path, out: Path, values: Mapping[str, Any]) -> int:
     told = ", ".join(f"{k}={v!r}" for k, v in values.items()) or "its defaults"
     print(f"running {source.stem} with {told}", flush=True)
     begun = time.monotonic()
-    with _interrupted_by(signal.SIGTERM, signal.SIGHUP):
+    with _interrupted_by(*processes.endings()):
         process = subprocess.Popen(
             command,
             cwd=paths.home(),
@@ -388,33 +414,51 @@ def run(source: Path, out: Path, values: Mapping[str, Any]) -> int:
             text=True,
             stdout=subprocess.DEVNULL,
             stderr=None if live else subprocess.PIPE,
-            process_group=0,  # Ctrl-C reaches us alone; papermill would print its traceback
+            **processes.own_group(),  # else papermill would print its traceback at Ctrl-C
         )
         try:
             said = process.communicate()[1] or ""
         except KeyboardInterrupt:
-            _signal(process, signal.SIGTERM)  # its kernel notices and stops by itself
+            processes.end_group(process)  # its kernel notices and stops by itself
             try:
                 process.wait(15)
             except (subprocess.TimeoutExpired, KeyboardInterrupt):
-                _signal(process, signal.SIGKILL)
+                processes.end_group(process, kill=True)
             part.unlink(missing_ok=True)
             raise
-    ran = _read(part) if part.is_file() else None
+    ran, cut = None, ""
+    if part.is_file():
+        try:
+            ran = _read(part)
+        except ValueError:
+            cut = "; its output was cut off, so see whether the disk is full"
+            part.unlink(missing_ok=True)
     problem = fault(ran) if ran else None
     if process.returncode or problem or ran is None:
-        kept = ""
+        kept = cut
         if ran is not None:
             part.replace(failed)
             kept = f"; what ran before it is in {common.shown(failed)}"
         last = [line for line in said.strip().splitlines() if line.strip()][-1:] or ["no message"]
         raise Failed(f"{source.stem} failed {problem or f'({last[0].strip()})'}{kept}.")
     ran["metadata"].setdefault("papermill", {})["output_path"] = str(out)
-    part.write_text(json.dumps(ran, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(out)
+    try:
+        part.write_text(json.dumps(ran, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.replace(out)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise Failed(
+            f"{source.stem} ran, but {common.shown(out)} could not be written: "
+            f"{error.strerror}; free the disk or name another place with -o."
+        ) from error
     failed.unlink(missing_ok=True)
     print(f"done in {common.duration(math.ceil(time.monotonic() - begun))}: {common.shown(out)}")
     return 0
+
+
+def _as_it_is(path: Path) -> str:
+    """For papermill, which puts parameters into braces of its two paths."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 @contextmanager
@@ -432,12 +476,6 @@ def _interrupted_by(*numbers: signal.Signals) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _signal(process: subprocess.Popen[str], number: signal.Signals) -> None:
-    """To the process and all of its group."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
 
 
 def fault(notebook: Mapping[str, Any]) -> str | None:

@@ -12,17 +12,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import selectors
+import queue
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+from ..cli import processes
 
 if TYPE_CHECKING:  # a child is ready for signals before it imports torch
     from .planning import Estimates, Todo
@@ -60,18 +63,32 @@ class Outcome:
 
 
 class Child:
-    """One process and the run it is at."""
+    """One process and the run it is at; what it says comes into `heard`, bytes, b"" at its end."""
 
-    def __init__(self, command: Sequence[str], environment: dict[str, str]) -> None:
+    def __init__(self, command: Sequence[str], environment: dict[str, str],
+                 heard: queue.SimpleQueue[tuple[Child, bytes]]) -> None:
         self.log = tempfile.TemporaryFile()
         # a process group of its own: Ctrl-C in a terminal reaches the parent alone
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=self.log, env=environment, process_group=0)
+                                        stderr=self.log, env=environment,
+                                        **processes.own_group())
         assert self.process.stdout is not None
         self.pipe = self.process.stdout
         self.said = b""
         self.todo: Todo | None = None
         self.trusted = True
+        # a thread, since Windows cannot wait for several pipes at once
+        self.ear = threading.Thread(target=self._listen, args=(heard,), daemon=True)
+        self.ear.start()
+
+    def _listen(self, heard: queue.SimpleQueue[tuple[Child, bytes]]) -> None:
+        more = b"."
+        while more:
+            try:
+                more = os.read(self.pipe.fileno(), 1 << 16)
+            except (OSError, ValueError):  # closed
+                more = b""
+            heard.put((self, more))
 
     def give(self, todo: Todo, message: dict[str, Any]) -> None:
         self.todo = todo
@@ -82,15 +99,10 @@ class Child:
         except BrokenPipeError:  # it died; the end of its pipe says so
             pass
 
-    def read(self) -> list[dict[str, Any]] | None:
-        """What it said since the last call; None when it is gone."""
-        more = os.read(self.pipe.fileno(), 1 << 16)
+    def read(self, more: bytes) -> list[dict[str, Any]] | None:
+        """What it said with these bytes; None when it is gone."""
         *lines, self.said = (self.said + more).split(b"\n")
         return [json.loads(line) for line in lines] if more or lines else None
-
-    def signal(self, number: int) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(number)
 
     def last_words(self) -> str:
         """How it ended, and the last line of its error output."""
@@ -101,6 +113,7 @@ class Child:
         return f"its process ended with {how}" + (f": {lines[-1].strip()}" if lines else "")
 
     def close(self) -> None:
+        self.ear.join(1)
         for pipe in (self.process.stdin, self.pipe, self.log):
             try:
                 pipe.close()  # type: ignore[union-attr]
@@ -139,11 +152,10 @@ def train_all(todo: Sequence[Todo], estimates: Estimates, jobs: int, ends: float
     outcome, waiting, children = Outcome(), list(todo), list[Child]()
     stopping: float | None = None
     hurried = False
-    selector = selectors.DefaultSelector()
+    heard: queue.SimpleQueue[tuple[Child, bytes]] = queue.SimpleQueue()
 
     def start() -> Child:
-        child = Child(child_command or command(), environment())
-        selector.register(child.pipe, selectors.EVENT_READ, child)
+        child = Child(child_command or command(), environment(), heard)
         children.append(child)
         return child
 
@@ -158,7 +170,6 @@ def train_all(todo: Sequence[Todo], estimates: Estimates, jobs: int, ends: float
         watcher.ended(todo, how, why)
 
     def gone(child: Child) -> None:
-        selector.unregister(child.pipe)
         children.remove(child)
         words = child.last_words()
         if child.todo is not None:
@@ -182,7 +193,7 @@ def train_all(todo: Sequence[Todo], estimates: Estimates, jobs: int, ends: float
                 if stopping is None and (left <= 0 or caught):
                     stopping = time.monotonic()
                     for child in children:
-                        child.signal(signal.SIGINT)
+                        processes.interrupt(child.process)
                 if stopping is None:
                     for child in [c for c in children if c.todo is None and c.trusted]:
                         if (t := pick(waiting, left)) is not None:
@@ -193,12 +204,16 @@ def train_all(todo: Sequence[Todo], estimates: Estimates, jobs: int, ends: float
                 elif not hurried and (len(caught) > 1 or time.monotonic() - stopping > GRACE):
                     hurried = True
                     for child in children:
-                        child.signal(signal.SIGKILL)
+                        child.process.kill()
                 if not any(c.todo for c in children):
                     break
-                for key, _ in selector.select(TICK if stopping or left > TICK else max(0, left)):
-                    child = key.data
-                    said = child.read()
+                try:
+                    child, more = heard.get(
+                        timeout=TICK if stopping or left > TICK else max(0, left))
+                except queue.Empty:
+                    pass
+                else:
+                    said = child.read(more)
                     if said is None:
                         gone(child)
                     for words in said or ():
@@ -206,15 +221,14 @@ def train_all(todo: Sequence[Todo], estimates: Estimates, jobs: int, ends: float
                 watcher.tick()
         finally:
             for child in children:
-                child.signal(signal.SIGINT)
+                processes.interrupt(child.process)
             for child in children:
                 try:
                     child.process.wait(GRACE)
                 except subprocess.TimeoutExpired:
-                    child.signal(signal.SIGKILL)
+                    child.process.kill()
                     child.process.wait()
                 child.close()
-            selector.close()
     outcome.signal = caught[0] if caught else None
     return outcome
 
@@ -259,6 +273,8 @@ class Busy(Exception):
 def main(parent: int) -> int:
     """Train what standard input names, one setting a line; say on standard output what happens."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where it was ignored
+    if hasattr(signal, "SIGBREAK"):  # Windows
+        signal.signal(signal.SIGBREAK, signal.default_int_handler)
     _die_with(parent)
     voice = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else is printed goes to the log

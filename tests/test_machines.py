@@ -1,0 +1,90 @@
+"""Other systems than Linux, as far as they can be played: nothing needs what they lack."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from noisylabels.cli import processes
+
+REPO = Path(__file__).parents[1]
+MODULES = sorted(
+    ".".join(p.relative_to(REPO / "lib").with_suffix("").parts).removesuffix(".__init__")
+    for p in (REPO / "lib" / "noisylabels").rglob("*.py"))
+
+PLAY = """
+import signal, sys, os
+import torch, numpy, selectors, subprocess, multiprocessing.connection, asyncio, filelock
+import matplotlib.pyplot, pandas, seaborn, sklearn.datasets
+for name in ("fcntl", "resource", "pwd", "grp", "termios"):
+    sys.modules[name] = None
+for name in ("SIGHUP", "SIGKILL", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGQUIT"):
+    if hasattr(signal, name): delattr(signal, name)
+for name in ("killpg", "setsid", "getuid", "geteuid", "getpgid", "sched_getaffinity", "fork",
+             "uname", "O_NOFOLLOW", "O_DIRECTORY", "O_CLOEXEC", "fchmod"):
+    if hasattr(os, name): delattr(os, name)
+sys.platform = "win32"
+import importlib
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+print("imported", len(sys.argv) - 1)
+"""
+
+
+def test_every_module_is_imported_where_there_is_no_fcntl_and_no_posix_signal():
+    """A Python that says it is Windows, without what POSIX alone has."""
+    done = subprocess.run([sys.executable, "-c", PLAY, *MODULES], capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(REPO / "lib")})
+    assert done.stdout == f"imported {len(MODULES)}\n", done.stderr[-1500:]
+
+
+@pytest.mark.parametrize("word", ["fcntl", "signal.SIGHUP", "process_group=", "os.killpg",
+                                  "os.fork(", "os.getuid", "import resource"])
+def test_what_posix_alone_has_is_named_in_one_place(word):
+    named = [p for folder in ("lib", "book") for p in (REPO / folder).rglob("*.py")
+             if word in p.read_text(encoding="utf-8") and p.name != "processes.py"]
+    assert named == []
+
+
+class Process:
+    pid = 77
+
+    def __init__(self):
+        self.sent = []
+
+    def poll(self):
+        return None
+
+    def send_signal(self, number):
+        self.sent.append(number)
+
+
+def test_processes_on_windows_are_ended_by_its_own_means(monkeypatch):
+    ran = []
+    monkeypatch.setattr(processes, "posix", lambda: False)
+    monkeypatch.setattr(processes.subprocess, "run", lambda command, **_: ran.append(command))
+    monkeypatch.setattr(processes.signal, "CTRL_BREAK_EVENT", 1, raising=False)
+    assert processes.own_group() == {"creationflags": 0x200}
+    process = Process()
+    processes.interrupt(process)
+    assert process.sent == [1]
+    processes.end_group(process)
+    processes.end_group(process, kill=True)
+    assert ran == [["taskkill", "/T", "/PID", "77"], ["taskkill", "/T", "/PID", "77", "/F"]]
+
+
+def test_processes_on_posix(monkeypatch):
+    sent = []
+    monkeypatch.setattr(processes.os, "killpg", lambda *what: sent.append(what))
+    process = Process()
+    processes.interrupt(process)
+    processes.end_group(process)
+    processes.end_group(process, kill=True)
+    assert process.sent == [signal.SIGINT] and processes.own_group() == {"process_group": 0}
+    assert sent == [(77, signal.SIGTERM), (77, signal.SIGKILL)]
+    assert set(processes.endings()) == {signal.SIGTERM, signal.SIGHUP}
