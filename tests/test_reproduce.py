@@ -217,16 +217,14 @@ def test_cost_by_a_timing_is_a_guess_and_by_records_is_measured(home, cifar, tim
     assert estimates.of(chosen.groups[1].settings[0]).basis == "guess"  # another method
 
 
-def test_a_guess_scales_large_networks_counts_unknown_methods_once_and_shares_a_gpu(
+def test_a_guess_times_the_network_itself_counts_unknown_methods_once_and_shares_a_gpu(
         home, timed, monkeypatch):  # fmt: skip
     s = lab.setting("gce", "cifar10", "symmetric", 0.4, "paper")
     cpu = planning.Estimates(engine.Execution("cpu"), 2, [])
-    sizes = {"small": 10**6, "resnet34": 10**9}
-    monkeypatch.setattr(cost, "operations", lambda network, *_: sizes[network])
     each = cpu.of(s).seconds / 300
     n = cost.images(s)
-    assert timed[0][0] == "small"
-    assert each == pytest.approx(1.0 * (n.train + (n.test + lab.PROBE) / 3))  # 1000 times 1 ms
+    assert timed[0][0] == "resnet34"
+    assert each == pytest.approx(1e-3 * (n.train + (n.test + lab.PROBE) / 3))
     monkeypatch.setattr(cost, "of_setting", lambda *_: None)
     assert cpu.of(s).seconds == pytest.approx(each * 300)
     monkeypatch.setattr(engine, "hardware", lambda device: "a GPU")
@@ -513,7 +511,7 @@ def test_dry_run_shows_the_plan_and_writes_nothing(call, home, cifar, timed):
     assert f"fast budget on {engine.hardware('cpu')}, 2 runs at once, 200 minutes" in out
     assert "9 printed numbers; 5 settings x 3 seeds stand for 6 of them" in out
     assert "1 left out, method not built yet: magic (1)" in out
-    assert "cannot be run here: Clothing1M is not read here: it takes a loader (1)" in out
+    assert "cannot be run here: Clothing1M (1) (--why says it in full)\n" in out
     lines = [line.split("  ") for line in out.splitlines() if "  guess" in line]
     assert [line[0] for line in lines] == [
         "cross_entropy, cifar10, symmetric 40 %", "gce, cifar10, symmetric 40 %",
@@ -526,6 +524,38 @@ def test_without_anything_to_run_it_says_why(call):
     code, out, err = call("--budget", "fast", "--minutes", 0, "--device", "cpu")
     assert code == 1 and "there is nothing to run" in err
     assert "data not here: cifar10 (`noisylabels doctor --download cifar10`) (5)" in out
+    assert "For more: cifar10 (`noisylabels doctor --download cifar10`)" in err
+    assert "--budget smoke, the digits." in err
+
+
+def test_on_a_fresh_machine_the_plan_is_for_the_digits_and_says_how_to_get_more(
+        call, home, timed):  # fmt: skip
+    """README's third command, where no CIFAR is: it must not end in "there is nothing to run"."""
+    words = ("--device", "cpu", "--jobs", 2, "--dry-run")
+    code, out, err = call(*words)
+    assert code == 0 and err == "" and "smoke budget on" in out and "cross_entropy, digits" in out
+    assert out.startswith("5 printed numbers of the laptop budget need images that are not here.")
+    assert "For more: cifar10 (`noisylabels doctor --download cifar10`)." in out.split("\n")[0]
+    code, out, err = call(*words, "--budget", "laptop")  # what is asked for is not exchanged
+    assert code == 1 and "laptop budget on" in out and "nothing to run" in err
+    code, out, err = call(*words, "--dataset", "cifar10")
+    assert code == 1 and "nothing to run" in err
+
+
+def test_reasons_are_grouped_and_the_longest_folded_behind_why(call, home, cifar, timed):
+    words = ("--budget", "fast", "--device", "cpu", "--jobs", 2, "--dry-run")
+    out = call(*words)[1]
+    assert "it takes a loader" not in out and max(map(len, out.splitlines())) < 500
+    full = "1 left out, cannot be run here:\n  Clothing1M is not read here: it takes a loader (1)\n"
+    assert full in call(*words, "--why")[1]
+    reasons = {f"data {k} is not read here: it takes {k}": 1 for k in range(9)}
+    assert reproduce._listed("cannot", reasons, False) == [
+        "9 left out, cannot: " + "; ".join(f"data {k} (1)" for k in range(6))
+        + "; and 3 more (--why says it in full)"]
+    long = {"word " * 40: 2}
+    assert reproduce._listed("cannot", long, False) == [
+        "2 left out, cannot: " + "word " * 14 + "... (2) (--why says it in full)"]
+    assert reproduce._listed("cannot", long, True)[1] == "  " + "word " * 40 + " (2)"
 
 
 @pytest.mark.parametrize("words, said", [

@@ -28,6 +28,12 @@ FACTORS = {
 """Forward and backward passes of an epoch of the published step, as multiples of cross entropy's
 (a backward pass counts as two forward ones; whole-set passes and second networks included)."""
 
+STEP_TIMED = 3e10
+"""Operations of a step that is timed on a CPU, under a second; a larger network takes as many
+images at once as fit in, since an image costs a CPU about the same in any batch."""
+
+LONG_STEP = 2.0  # seconds: one such step tells enough
+
 OPTIONS_OF_COST = ("network", "batch_size", "precision")
 
 
@@ -119,8 +125,15 @@ def time_steps(
     execution: engine.Execution,
     seconds: float = 1.0,
 ) -> Timing:
-    """Train on random images for about `seconds` (at least two steps) and take the mean."""
+    """Train on random images for about `seconds` (at least two steps) and take the mean.
+
+    The network itself is timed; on a CPU, where it is large, in smaller batches (`STEP_TIMED`),
+    and where even such a step takes long (bfloat16 on a processor without it), by that alone.
+    """
     _, _, classes, channels, pixels = SIZES[dataset]
+    if not execution.device.startswith("cuda"):
+        fit = STEP_TIMED / (3 * operations(network, channels, pixels))
+        batch_size = max(min(4, batch_size), min(batch_size, int(fit)))
     recipe = engine.Recipe(network=network, batch_size=batch_size, precision=precision)
     draws = torch.Generator().manual_seed(0)
     device = torch.device(execution.device)
@@ -153,8 +166,11 @@ def time_steps(
         for i, images_of_step in task.batches(batch_size):
             if done == 0:
                 begun = wait()
+            before = time.perf_counter()
             step(i, images_of_step)
             done += 1
+            if device.type == "cpu" and (took := time.perf_counter() - before) > LONG_STEP:
+                return Timing(network, took / batch_size, channels, pixels)
             if done >= 2 and done % 2 == 0 and wait() - begun > seconds:
                 return Timing(network, (wait() - begun) / (done * batch_size), channels, pixels)
 

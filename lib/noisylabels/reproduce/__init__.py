@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .planning import Group, Plan, Todo
     from .workers import Outcome
 
-SHOWN = 3  # settings that do not fit, and kinds of reason twice that, unless --dry-run
+SHOWN = 3  # settings that do not fit unless --dry-run; reasons twice that unless --why
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
@@ -57,6 +57,8 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     how.add_argument("--signals", action="store_true",
                      help="keep the per-sample signals of seed 0 in the records")
     how.add_argument("--dry-run", action="store_true", help="show the whole plan, and stop")
+    how.add_argument("--why", action="store_true",
+                     help="say in full why printed numbers are left out")
     out = p.add_argument_group("what comes of it")
     out.add_argument("--out", type=Path, metavar="DIR",
                      help="write the table there, as Markdown and CSV")
@@ -103,18 +105,34 @@ def main(args: argparse.Namespace) -> int:
                             "among them")
     if args.max_samples is not None:
         changes["max_samples"] = args.max_samples
+    choose = _filters(args, budget)
     jobs = args.jobs or (1 if execution.device.startswith("cuda") else cores())
-    selection = planning.select(budget, args.seeds, changes=changes, **_filters(args, budget))
+    selection = planning.select(budget, args.seeds, changes=changes, **choose)
+    absent = selection.left_out.get(planning.NO_DATA, Counter())
+    hint = ""
+    if not selection.groups and absent and not args.dataset:
+        hint = f" For more: {'; '.join(sorted(absent))}."
+        if args.budget is None:  # what comes with scikit-learn is always here
+            small = planning.select("smoke", args.seeds, changes=changes,
+                                    **_filters(args, "smoke"))
+            if small.groups:
+                print(f"{count(sum(absent.values()), 'printed number')} of the {budget} budget "
+                      f"need images that are not here. So this plan is for the digits, the smoke "
+                      f"budget: it shows that everything runs, and proves nothing about the "
+                      f"numbers.{hint}\n")
+                budget, selection = "smoke", small
+        else:
+            hint += " Without any files: --budget smoke, the digits."
     if args.out is not None and not args.dry_run:
         _check_out(args.out, budget)
     plan = planning.make(selection, execution, jobs, args.again)
     ends = begun + 60 * args.minutes
     planning.lay_out(plan.todo, jobs, ends - time.monotonic())
     print(f"{budget} budget on {plan.estimates.hardware}, {count(jobs, 'run')} at once, "
-          f"{args.minutes:g} minutes\n{plan_text(plan, everything=args.dry_run)}", flush=True)
+          f"{args.minutes:g} minutes\n{plan_text(plan, args.dry_run, args.why)}", flush=True)
     if not selection.groups:
         raise Failed("there is nothing to run: every printed number that was asked for is left "
-                     "out (see above).")
+                     f"out (see above).{hint}")
     if args.dry_run:
         return 0
     outcome = workers.Outcome()
@@ -159,7 +177,7 @@ def _filters(args: argparse.Namespace, budget: str) -> dict[str, list[str]]:
 # ---------------------------------------------------------------------------------------- the plan
 
 
-def plan_text(plan: Plan, everything: bool) -> str:
+def plan_text(plan: Plan, everything: bool, why: bool = False) -> str:
     """What is to be run in which order, what it costs, what becomes of it, what is left out."""
     chosen = plan.selection
     seeds = len(chosen.groups[0].settings) if chosen.groups else 0
@@ -167,8 +185,7 @@ def plan_text(plan: Plan, everything: bool) -> str:
              f"x {count(seeds, 'seed')} stand for {sum(len(g.cells) for g in chosen.groups)} of "
              "them"]
     for kind, reasons in chosen.left_out.items():
-        lines.append(f"{sum(reasons.values())} left out, {kind}: "
-                     + _listed(reasons, None if everything else 2 * SHOWN))
+        lines += _listed(kind, reasons, why)
     lines += [f"left out of the store: {common.plain(x)}" for x in plan.strange]
     order = {id(t): k for k, t in enumerate(plan.todo)}
     groups = sorted(chosen.groups, key=lambda g: min(
@@ -214,13 +231,27 @@ def _plan_row(plan: Plan, group: Group, todo: Sequence[Todo], waits: bool) -> tu
             cost.basis if cost else "", fate)
 
 
-def _listed(reasons: Mapping[str, int], most: int | None) -> str:
-    ranked = Counter(reasons).most_common()
-    if most:  # the beginning says what, the rest what it would take
-        ranked = [(reason.split(":")[0], n) for reason, n in ranked]
-    text = "; ".join(f"{reason} ({n})" for reason, n in ranked[:most])
-    left = sum(n for _, n in ranked[most:]) if most else 0
-    return text + (f"; and {left} more (--dry-run lists them)" if left else "")
+def _listed(kind: str, reasons: Mapping[str, int], why: bool) -> list[str]:
+    """How many are left out for reasons of that kind: the first few shortly, or (`why`) all."""
+    head = f"{sum(reasons.values())} left out, {kind}:"
+    if why:
+        return [head, *(f"  {reason} ({n})" for reason, n in Counter(reasons).most_common())]
+    short: Counter[str] = Counter()
+    for reason, n in reasons.items():  # of data not read here, the beginning says what
+        short[reason.split(" is not read here:")[0]] += n
+    ranked = short.most_common()
+    text = "; ".join(_clipped(reason, n) for reason, n in ranked[: 2 * SHOWN])
+    left = sum(n for _, n in ranked[2 * SHOWN :])
+    folded = left or any(_clipped(r, n) != f"{r} ({n})" for r, n in ranked) or set(short) != set(
+        reasons)
+    return [f"{head} {text}" + (f"; and {left} more" if left else "")
+            + (" (--why says it in full)" if folded else "")]
+
+
+def _clipped(reason: str, number: int, most: int = 72) -> str:
+    if len(reason) > most:
+        reason = reason[:most].rsplit(" ", 1)[0].rstrip(",:;") + " ..."
+    return f"{reason} ({number})"
 
 
 def outcome_notes(outcome: Outcome) -> list[str]:

@@ -18,7 +18,6 @@ from ..published import Cell
 from ..runs import Run, Setting
 
 START_UP = 5.0  # seconds until a fresh process trains
-MOST_TIMED = 1e11  # operations of a step that are timed on a CPU; larger networks are scaled
 TIMED = 0.5  # seconds a timing takes
 
 
@@ -186,8 +185,7 @@ class Estimates:
     *measured*: from recorded runs on this hardware, executed in the same way, with the same
     method, network, batch, precision and kind of image; epochs and images are scaled. *guess*: a
     few steps are timed on this device, times the forward and backward passes that the method's
-    step is known to make (`cost.FACTORS`); a network that is too large to be timed quickly is
-    scaled by its counted operations.
+    step is known to make (`cost.FACTORS`).
     """
 
     def __init__(self, execution: engine.Execution, jobs: int, recorded: Iterable[Run],
@@ -225,15 +223,11 @@ class Estimates:
         network, _, precision = _options(s)
         batch = s.options["batch_size"]
         _, _, _, channels, pixels = cost.SIZES[s.dataset]
-        operations = 3 * batch * cost.operations(network, channels, pixels)
-        on_cpu = not self.execution.device.startswith("cuda")
-        if on_cpu and operations > MOST_TIMED:
-            network = "tiny" if s.dataset == "digits" else "small"
         key = (network, batch, precision, channels, pixels)
         if key not in self._timings:
             how = replace(self.execution, compile=False)  # to compile takes longer than it tells
             self._timings[key] = cost.time_steps(network, s.dataset, batch, precision, how, TIMED)
-            if not on_cpu:
+            if self.execution.device.startswith("cuda"):
                 torch.cuda.empty_cache()
         return self._timings[key]
 
