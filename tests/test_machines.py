@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -49,6 +50,40 @@ def test_what_posix_alone_has_is_named_in_one_place(word):
     named = [p for folder in ("lib", "book") for p in (REPO / folder).rglob("*.py")
              if word in p.read_text(encoding="utf-8") and p.name != "processes.py"]
     assert named == []
+
+
+def test_no_git_no_home_c_locale_links_and_a_path_that_is_not_ascii(tmp_path):
+    """A checkout below spaces, umlauts and braces, `data/runs` and `data/cache` on other disks."""
+    home = tmp_path / "Gerät {x} ü"
+    for name in ("runs", "cache"):
+        (tmp_path / "else" / name).mkdir(parents=True)
+        (home / "data").mkdir(parents=True, exist_ok=True)
+        (home / "data" / name).symlink_to(tmp_path / "else" / name)
+    (home / "_config.yml").touch()
+    (home / "notebooks").mkdir()
+    source = {"cells": [{"cell_type": "code", "id": "a", "outputs": [], "execution_count": None,
+                         "metadata": {}, "source": "print('größer')"}],
+              "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3",
+                                          "language": "python"}},
+              "nbformat": 4, "nbformat_minor": 5}
+    (home / "notebooks" / "seite.ipynb").write_text(json.dumps(source), encoding="utf-8")
+    bare = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PATH": "/nonexistent",
+            "NOISYLABELS_HOME": str(home), "PYTHONPATH": str(REPO / "lib"), "OMP_NUM_THREADS": "1"}
+
+    def call(*words):
+        done = subprocess.run([sys.executable, "-m", "noisylabels", *words], cwd=home, env=bare,
+                              capture_output=True, encoding="utf-8", errors="replace")
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "record data/runs/digits" in call("train", "--method", "cross_entropy", "--max-samples",
+                                             "200", "--epochs", "1")
+    assert len(list((tmp_path / "else" / "runs").glob("digits/*/*/*/run.json"))) == 1
+    assert "1 run in data/runs" in call("runs")
+    assert "done in" in call("page", "seite", "-o", "ausgabe.ipynb")
+    made = json.loads((home / "ausgabe.ipynb").read_text(encoding="utf-8"))
+    assert made["cells"][-1]["outputs"][0]["text"] == ["größer\n"]
+    assert made["metadata"]["papermill"]["output_path"] == str(home / "ausgabe.ipynb")
 
 
 class Process:

@@ -546,7 +546,7 @@ def test_reasons_are_grouped_and_the_longest_folded_behind_why(call, home, cifar
     words = ("--budget", "fast", "--device", "cpu", "--jobs", 2, "--dry-run")
     out = call(*words)[1]
     assert "it takes a loader" not in out and max(map(len, out.splitlines())) < 500
-    full = "1 left out, cannot be run here:\n  Clothing1M is not read here: it takes a loader (1)\n"
+    full = "cannot be run here:\n  Clothing1M is not read here: it takes a loader (1)\n"
     assert full in call(*words, "--why")[1]
     reasons = {f"data {k} is not read here: it takes {k}": 1 for k in range(9)}
     assert reproduce._listed("cannot", reasons, False) == [

@@ -400,6 +400,7 @@ def run(source: Path, out: Path, values: Mapping[str, Any]) -> int:
     env = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
+        "PYTHONUTF8": "1",  # pages hold more than ASCII, whatever the locale
         "NOISYLABELS_HOME": str(paths.home()),
         "NOISYLABELS_DATA": str(paths.datasets_dir()),  # whatever folder it is said from
     }
@@ -412,6 +413,8 @@ def run(source: Path, out: Path, values: Mapping[str, Any]) -> int:
             cwd=paths.home(),
             env=env,
             text=True,
+            encoding="utf-8",
+            errors="replace",
             stdout=subprocess.DEVNULL,
             stderr=None if live else subprocess.PIPE,
             **processes.own_group(),  # else papermill would print its traceback at Ctrl-C
@@ -441,7 +444,9 @@ def run(source: Path, out: Path, values: Mapping[str, Any]) -> int:
             kept = f"; what ran before it is in {common.shown(failed)}"
         last = [line for line in said.strip().splitlines() if line.strip()][-1:] or ["no message"]
         raise Failed(f"{source.stem} failed {problem or f'({last[0].strip()})'}{kept}.")
-    ran["metadata"].setdefault("papermill", {})["output_path"] = str(out)
+    ran["metadata"].setdefault("papermill", {})["output_path"] = os.fsencode(out).decode(
+        "utf-8", "replace"
+    )
     try:
         part.write_text(json.dumps(ran, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         part.replace(out)
