@@ -886,6 +886,20 @@ def test_braces_and_umlauts_in_paths_are_no_fields_of_papermill(call, page, home
     assert sorted(p.name for p in folder.iterdir()) == ["notebooks", "o{seed}.ipynb"]
 
 
+def test_a_closed_folder_is_said_before_a_page_runs(call, page, home, monkeypatch):
+    monkeypatch.setattr(pages.subprocess, "Popen", None)
+
+    def closed(self, *_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    for what in ("mkdir", "touch"):
+        with monkeypatch.context() as here:
+            here.setattr(pathlib.Path, what, closed)
+            code, _, err = call("page", "tiny")
+        assert code == 1 and err == ("noisylabels: no page can be written to _build/pages: "
+                                     "Permission denied; name another place with -o.\n")
+
+
 def test_a_full_disk_is_not_taken_for_a_bad_notebook(call, page, home, monkeypatch):
     class Full(Papermill):
         def communicate(self):

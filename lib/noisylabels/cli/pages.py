@@ -380,8 +380,16 @@ def run(source: Path, out: Path, values: Mapping[str, Any]) -> int:
         raise Failed("papermill is not installed, and it runs the pages; `pip install papermill`.")
     part = out.with_name(f".{out.stem}.part.ipynb")
     failed = _failed(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part.unlink(missing_ok=True)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        part.unlink(missing_ok=True)
+        part.touch()
+        part.unlink()
+    except OSError as error:
+        raise Failed(
+            f"no page can be written to {common.shown(out.parent)}: {error.strerror}; name "
+            "another place with -o."
+        ) from error
     live = common.live(sys.stderr)
     command = [
         sys.executable,
