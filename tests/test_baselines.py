@@ -258,8 +258,8 @@ def test_published_settings():
     (r, dict(relabel_from=300), "not at 300"),
     (db, dict(boot="mixed"), "unknown boot 'mixed'; allowed: soft, hard"),
     (fw, dict(transition="guessed"), "allowed: true, estimated"),
-    (fw, dict(anchor=1.5), "anchor must lie in \\(0, 1\\]"),
-    (fw, dict(estimate_epochs=0), "at least 1")])
+    (fw, dict(anchor=1.5), r"anchor must be a number in \(0, 1\]"),
+    (fw, dict(estimate_epochs=0), "estimate_epochs must be a whole number in")])
 def test_a_bad_setting_is_refused(module, bad, words):
     with pytest.raises(ValueError, match=words):
         module.Settings(**bad)

@@ -68,7 +68,7 @@ def test_the_rate_drops_after_150_epochs():
 
 @pytest.mark.parametrize("warm_up", [-1, 4])
 def test_a_warm_up_longer_than_the_training_is_refused(warm_up):
-    with pytest.raises(ValueError, match=f"0 <= warm_up <= epochs must hold, not {warm_up} and 3"):
+    with pytest.raises(ValueError, match="warm_up .*must"):
         settings(warm_up=warm_up)
     assert settings(warm_up=3).warm_up == 3
 
@@ -325,7 +325,7 @@ def test_warm_up_on_asymmetric_noise_adds_the_negative_entropy():
     p = net(x).softmax(1)
     extra = (p * p.log()).sum(1).mean().item()
     got = [guards.run("dividemix", a_task(), **{**QUICK, "epochs": 1, "batch_size": 32,
-                                                "entropy_penalty": on})[0] for on in (0, 1)]
+                                                "entropy_penalty": bool(on)})[0] for on in (0, 1)]
     assert (got[1] - got[0]).item() == pytest.approx(extra, abs=1e-5)
 
 

@@ -220,7 +220,7 @@ def test_cycle_ends_and_rates_as_published():
     free = Settings(steps=0, cycle=0)
     assert ieg.cycle_ends(free, 475) == [100, 250, 475], "three cycles fill the training"
     for wrong in ({"growth": 0.5}, {"cycle": -1}, {"steps": -1}):
-        with pytest.raises(ValueError, match="must be at least"):
+        with pytest.raises(ValueError, match="must be a"):
             Settings(**wrong)
 
 

@@ -263,7 +263,8 @@ def test_oracle_weights_beat_equal_ones(monkeypatch):
 @pytest.mark.parametrize("bad, words", [
     (dict(pool="set"), "unknown pool 'set'; allowed: batch, dataset"),
     (dict(weights="gm"), "allowed: gmm, equal, binary"),
-    (dict(neighbours=0), "at least 1"), (dict(start_loss="mae"), "allowed: neg_prob, ce"),
+    (dict(neighbours=0), r"in \[1, 1000\], not 0"),
+    (dict(start_loss="mae"), "allowed: neg_prob, ce"),
     (dict(warm_up=30, start_epoch=29), r"start_epoch \(29\) must be at least warm_up \(30\)")])
 def test_a_bad_setting_is_refused(bad, words):
     with pytest.raises(ValueError, match=words):
@@ -272,8 +273,8 @@ def test_a_bad_setting_is_refused(bad, words):
 
 @pytest.mark.parametrize("partner", ["nearest", "random"])
 @pytest.mark.parametrize("pool, samples, k, words", [
-    ("batch", 35, 3, "3 neighbours need a pool of more than 3 samples, but the last batch has 3"),
-    ("batch", 65, 1, "but the last batch has 1"), ("batch", 64, 32, "but the last batch has 32"),
+    ("batch", 37, 5, "5 neighbours need a pool of more than 5 samples, but the last batch has 5"),
+    ("batch", 70, 6, "but the last batch has 6"), ("batch", 64, 32, "but the last batch has 32"),
     ("batch", 20, 20, "but the last batch has 20"),
     ("dataset", 33, 33, "but the training set has 33; change neighbours or batch_size")])
 def test_a_pool_without_enough_others_is_refused_at_once(pool, samples, k, words, partner):

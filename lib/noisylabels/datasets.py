@@ -28,6 +28,12 @@ from . import _cifar, _imagenet, paths
 from ._torchvision import import_torchvision
 
 NAMES = ("digits", "cifar10", "cifar100")
+SIZES = {
+    "digits": (1_297, 500, 10, 1, 8),
+    "cifar10": (50_000, 10_000, 10, 3, 32),
+    "cifar100": (50_000, 10_000, 100, 3, 32),
+}
+"""Data set -> training images, test images, classes, channels, pixels a side; known unread."""
 
 CIFAR10_CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
 CIFAR100_CLASSES = tuple(
@@ -118,10 +124,12 @@ class Dataset:
                 f"train and test images must have one shape, got {tuple(self.x_train.shape[1:])} "
                 f"and {tuple(self.x_test.shape[1:])}"
             )
-        if not len(self.mean) == len(self.std) == self.channels or min(self.std) <= 0:
+        numbers = np.array([*self.mean, *self.std])
+        if (not len(self.mean) == len(self.std) == self.channels or min(self.std) <= 0
+                or not np.isfinite(numbers).all()):
             raise ValueError(
-                f"mean and a positive std are needed for each of {self.channels} channel(s), "
-                f"got {self.mean} and {self.std}"
+                f"a finite mean and a positive std are needed for each of {self.channels} "
+                f"channel(s), got {self.mean} and {self.std}"
             )
 
     @property

@@ -22,10 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from . import networks, views
+from .ranges import check, named, one_of, within
 
 AUGMENTS = ("weak", "none")
 SCHEDULES = ("constant", "steps", "cosine", "restarts", "onecycle")
 PRECISIONS = ("float32", "bfloat16")
+EPOCHS = "[1, 100000]"
 
 
 # ------------------------------------------------------------------------------------ the recipe
@@ -47,31 +49,29 @@ class Recipe:
         augment: `weak` (the dataset's crop and flip) or `none`, for the view called weak.
     """
 
-    network: str = "resnet34"
-    epochs: int = 300
-    batch_size: int = 128
-    lr: float = 0.02
-    momentum: float = 0.9
+    network: str = named(networks.check_name, "resnet34")
+    epochs: int = within(EPOCHS, 300)
+    batch_size: int = within("[2, 16384]", 128)
+    lr: float = within("[0, 1000000000]", 0.02)
+    momentum: float = within("[0, 1)", 0.9)
     nesterov: bool = False
-    weight_decay: float = 1e-3
-    schedule: str = "restarts"
-    milestones: tuple[int, ...] = ()
-    drop: float = 0.1
-    period: int = 10
-    lr_floor: float = 0.001
-    precision: str = "float32"
-    augment: str = "weak"
+    weight_decay: float = within("[0, 1]", 1e-3)
+    schedule: str = one_of(*SCHEDULES, default="restarts")
+    milestones: tuple[int, ...] = within("[1, 1000000]", ())
+    drop: float = within("[0, 1]", 0.1)
+    period: int = within(EPOCHS, 10)
+    lr_floor: float = within("[0, 1000000000]", 0.001)
+    precision: str = one_of(*PRECISIONS)
+    augment: str = one_of(*AUGMENTS)
 
     def __post_init__(self) -> None:
-        check_choices(self, {"schedule": SCHEDULES, "precision": PRECISIONS,
-                             "augment": AUGMENTS})
-        for name in ("epochs", "batch_size", "period"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
-        for name in ("lr", "momentum", "weight_decay"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be a number from 0 on, not {getattr(self, name)}.")
         object.__setattr__(self, "milestones", tuple(self.milestones))
+        check(self)
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0.")
+        if self.lr_floor > self.lr and self.schedule in ("cosine", "restarts", "onecycle"):
+            raise ValueError(f"lr_floor ({self.lr_floor:g}) must not exceed lr ({self.lr:g}): "
+                             f"the schedule {self.schedule} falls to it.")
 
     def lr_at(self, epoch: int, epochs: int | None = None) -> float:
         """Learning rate of the 1-based `epoch` in a stage of `epochs` (default: all) epochs."""
@@ -88,14 +88,6 @@ class Recipe:
             return self.lr * up if up < 1 else max(
                 self.lr_floor, self.lr * (total - epoch + 1) / (total - peak + 1))
         return self.lr
-
-
-def check_choices(settings: Any, choices: dict[str, tuple[str, ...]]) -> None:
-    """Refuse a setting whose value is none of those its name allows."""
-    for name, allowed in choices.items():
-        if getattr(settings, name) not in allowed:
-            raise ValueError(f"unknown {name} {getattr(settings, name)!r}; "
-                             f"allowed: {', '.join(allowed)}.")
 
 
 def _cosine(high: float, low: float, t: float) -> float:
@@ -199,11 +191,17 @@ class Task:
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     def batches(self, batch_size: int, *wanted: views.View, subset: Tensor | None = None,
-                shuffle: bool = True, drop_last: bool = False, stream: str = "order",
-                images: Tensor | None = None) -> Iterator[tuple[Tensor, ...]]:
+                shuffle: bool = True, drop_last: bool = False, least: int | None = None,
+                stream: str = "order", images: Tensor | None = None
+                ) -> Iterator[tuple[Tensor, ...]]:
         """One pass over the training set: (index (B,), one normalised tensor a view wanted).
 
+        A remainder of few samples would get the weight of a whole batch in its step and in the
+        running statistics: one of less than `least` samples is left out of this pass.
+
         Args:
+            least: see above; default `least_batch(batch_size)`, an eighth of a batch.
+            drop_last: leave out every remainder.
             wanted: views to draw (default: `weak`); each sample gets its own draw of each.
             subset: int64 indices to visit instead of all samples.
             stream: name of the order's random stream; the views draw from `stream + "-views"`.
@@ -216,6 +214,8 @@ class Task:
                                          device=self.device)]
         if drop_last:
             index = index[: len(index) // batch_size * batch_size]
+        else:
+            index = index[: visited(len(index), batch_size, least)]
         draws = self.rng(f"{stream}-views")
         ahead = 50_000 if self.device.type == "cuda" else 512  # a CPU works best in its caches
         for chunk in index.split(max(1, ahead // batch_size) * batch_size):
@@ -229,6 +229,25 @@ class Task:
              ) -> Tensor:
         """A fresh, normalised view (default: weak) of the samples `index` (B,), outside a pass."""
         return self.normalise((view or self.weak)(self.images[index], self.rng(stream)))
+
+
+def least_batch(batch_size: int) -> int:
+    """The smallest remainder that is trained as a step of its own: an eighth of a batch, and
+    never one sample, of which batch normalisation knows no variance."""
+    return max(2, -(-batch_size // 8))
+
+
+def visited(samples: int, batch_size: int, least: int | None = None) -> int:
+    """How many of so many samples a pass visits: all but a remainder below `least` (default:
+    `least_batch`); fewer than one batch are visited as they are."""
+    rest = samples % batch_size
+    short = rest < (least_batch(batch_size) if least is None else least)
+    return samples - rest if short and samples > batch_size else samples
+
+
+def steps_of(samples: int, batch_size: int) -> int:
+    """Steps of one pass of `Task.batches` over so many samples."""
+    return -(-visited(samples, batch_size) // batch_size)
 
 
 # -------------------------------------------------------------------------------- nets and steps

@@ -20,7 +20,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _sources, datasets, engine, methods, noise, paths, runs, semantic, views
+from . import (
+    _sources,
+    datasets,
+    engine,
+    methods,
+    networks,
+    noise,
+    paths,
+    ranges,
+    runs,
+    semantic,
+    views,
+)
 from .recorder import Progress, Recorder, TrainingFailed, Truth, Watch, read_checkpoint
 from .runs import Run, Setting, StoreError
 
@@ -69,6 +81,7 @@ def setting(method: str, dataset: str = "digits", noise: str = "symmetric", rate
         ValueError: unknown name or value; the message gives the nearest valid one.
     """
     module = methods.get(method)
+    rate = runs._share("rate", rate)
     if budget not in BUDGETS:
         raise ValueError(f"unknown budget {budget!r}; allowed: {', '.join(BUDGETS)}.")
     if dataset not in datasets.NAMES:
@@ -96,7 +109,7 @@ def setting(method: str, dataset: str = "digits", noise: str = "symmetric", rate
     if trusted_per_class is None:
         wanted = getattr(module, "trusted_per_class", None)
         trusted_per_class = 0 if wanted is None else wanted(dataset, budget)
-    return Setting(
+    made = Setting(
         method=method, dataset=dataset, noise=noise, rate=rate, budget=budget,
         options=dataclasses.asdict(resolved),
         split_seed=seed if split_seed is None else split_seed,
@@ -105,6 +118,64 @@ def setting(method: str, dataset: str = "digits", noise: str = "symmetric", rate
         max_samples=MAX_SAMPLES.get(budget) if max_samples is None else max_samples or None,
         trusted_per_class=trusted_per_class,
         val_fraction=VAL_FRACTION[budget] if val_fraction is None else val_fraction)
+    check(made)
+    return made
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """How many images a setting trains on, keeps for validation, trusts, and tests on."""
+
+    train: int
+    val: int
+    trusted: int
+    test: int
+    all: int
+
+
+def images(s: Setting) -> Images:
+    """Counted as `datasets.subset` and `datasets.split` do; no data is read."""
+    total, test, classes, _, _ = datasets.SIZES[s.dataset]
+    chosen = min(total, s.max_samples or total)
+    trusted = s.trusted_per_class * classes
+    val = round(s.val_fraction * (chosen - trusted))
+    return Images(max(0, chosen - trusted - val), val, trusted, test, total)
+
+
+def check(s: Setting) -> None:
+    """Refuse, in one sentence, a setting whose parts do not go together; no data is read.
+
+    Images against the network (and SANM's decoder), the noise against the classes, the number of
+    images against classes, trusted samples, validation and batches. Every way to a run passes
+    here: `setting`, so the commands and pages, and `prepare`. Raises ValueError.
+    """
+    module, recipe, n = methods.get(s.method), settings_of(s), images(s)
+    total, _, classes, channels, pixels = datasets.SIZES[s.dataset]
+    chosen = n.train + n.val + n.trusted
+    if min(total, s.max_samples or total) < classes:
+        raise ValueError(f"max_samples {s.max_samples} is too few: {s.dataset} has {classes} "
+                         f"classes, and each keeps an image at least.")
+    if s.trusted_per_class * classes >= min(total, s.max_samples or total):
+        raise ValueError(f"{s.trusted_per_class} trusted samples in each of {classes} classes "
+                         f"leave none of {min(total, s.max_samples or total):,} images to train "
+                         "on; lower trusted_per_class.")
+    if hasattr(module, "trusted_per_class") and not s.trusted_per_class:
+        raise ValueError(f"{s.method} needs trusted samples: set trusted_per_class to 1 or more.")
+    if n.train < 2:
+        raise ValueError(f"{n.train} of {chosen:,} images are left to train on; lower "
+                         "val_fraction or trusted_per_class, or raise max_samples.")
+    if (side := networks.last_map(recipe.network, pixels)[1]) < 2:
+        fit = [name for name in networks.NAMES if networks.last_map(name, pixels)[1] > 1]
+        raise ValueError(f"network {recipe.network!r} does not fit the images of {s.dataset}: of "
+                         f"{pixels}x{pixels} pixels its last map keeps {side}x{side}; networks "
+                         f"that fit: {', '.join(fit)}.")
+    if s.noise in noise.KINDS and s.noise not in (*NOT_BY_NAME, *_sources.KINDS):
+        noise.corrupt(torch.arange(classes), s.noise, s.rate, classes, 0, dataset=s.dataset)
+    if semantic.is_semantic(s.noise) and s.rate == 1:
+        raise ValueError(f"noise {s.noise!r} needs clean samples to learn from: its rate must lie "
+                         "in [0, 1).")
+    if hasattr(module, "check_data"):
+        module.check_data(recipe, n.train, channels, pixels)
 
 
 def settings_of(s: Setting) -> Any:
@@ -120,8 +191,12 @@ def total_epochs(s: Setting, samples: int) -> int:
 
 
 def noise_kinds(dataset: str) -> tuple[str, ...]:
-    """The noise kinds a setting may name for that dataset."""
-    human = tuple(f"human-{w}" for w in datasets.HUMAN_LABELS.get(dataset, ()))
+    """The noise kinds a setting may name for that dataset.
+
+    Not CIFAR-100N's coarse labels: they name 20 superclasses, no run here learns these.
+    """
+    human = tuple(f"human-{w}" for w in datasets.HUMAN_LABELS.get(dataset, ())
+                  if w != "noisy_coarse")
     without = NOT_BY_NAME if dataset in _sources.SOURCES else (*NOT_BY_NAME, *_sources.KINDS)
     return (*(k for k in noise.KINDS if k not in without), *semantic.kinds(dataset), *human)
 
@@ -153,6 +228,7 @@ def _cast(name: str, value: Any, kind: Any) -> Any:
         return _cast(name, value, next(a for a in args if a is not type(None)))
     if origin is tuple:
         parts = value.split(",") if isinstance(value, str) else value
+        parts = parts if isinstance(parts, (tuple, list)) else [parts]
         return tuple(_cast(name, p, args[0]) for p in parts if p != "")
     if kind is bool:
         if str(value).lower() in ("true", "false", "1", "0", "yes", "no"):
@@ -166,7 +242,8 @@ def _cast(name: str, value: Any, kind: Any) -> Any:
                 return kind(number)
         except (TypeError, ValueError, OverflowError):
             pass
-    raise ValueError(f"option {name!r} takes {getattr(kind, '__name__', kind)}, not {value!r}.")
+    raise ValueError(f"option {name!r} takes {getattr(kind, '__name__', kind)}, not "
+                     f"{ranges.shown(value)}.")
 
 
 # -------------------------------------------------------------------------------- preparing a task
@@ -174,16 +251,17 @@ def _cast(name: str, value: Any, kind: Any) -> Any:
 
 def prepare(s: Setting, execution: engine.Execution | None = None) -> tuple[engine.Task, Truth]:
     """The task a method sees and the truth that stays with the recorder, on the device."""
+    check(s)
     execution = (execution or engine.Execution()).resolve()
     data = datasets.load(s.dataset)
-    chosen = torch.arange(len(data.y_train))
+    chosen, y_all = torch.arange(len(data.y_train)), data.y_train
     if s.max_samples is not None and s.max_samples < len(data.y_train):
         data, chosen = datasets.subset(data, s.max_samples, s.split_seed)
     split = datasets.split(data.y_train, data.num_classes, trusted_per_class=s.trusted_per_class,
                            val_fraction=s.val_fraction, seed=s.split_seed)
     noisy = torch.cat([split.train, split.val]).sort().values  # all but the trusted samples
     y_true = data.y_train[noisy]
-    labels = noise.corrupt(y_true, **_noise_arguments(s, data, chosen, noisy, execution))
+    labels = noise.corrupt(y_true, **_noise_arguments(s, data, y_all, chosen, noisy, execution))
     images = _sources.replace(s.dataset, data.x_train, noisy, labels)  # out-of-distribution noise
     in_train = torch.isin(noisy, split.train)
     device = torch.device(execution.device)
@@ -220,13 +298,14 @@ def strong_view(data: datasets.Dataset) -> views.View:
                         views.Cutout.fixmatch(size=data.image_size // 2)))
 
 
-def _noise_arguments(s: Setting, data: datasets.Dataset, chosen: Tensor, noisy: Tensor,
-                     execution: engine.Execution) -> dict[str, Any]:
+def _noise_arguments(s: Setting, data: datasets.Dataset, y_all: Tensor, chosen: Tensor,
+                     noisy: Tensor, execution: engine.Execution) -> dict[str, Any]:
     official = next((v for k, v in noise.OFFICIAL_SEEDS.items() if s.noise.startswith(k)), 0)
     common = dict(rate=s.rate, num_classes=data.num_classes,
                   seed=(official + s.noise_seed) % (runs.MOST_SEED + 1))
     if s.noise.startswith("human-"):
-        human = datasets.human_labels(s.dataset, s.noise.removeprefix("human-"))
+        human = datasets.human_labels(s.dataset, s.noise.removeprefix("human-"),
+                                      y_true=y_all)
         return dict(kind="human", y_human=human[chosen][noisy], **common)
     if semantic.is_semantic(s.noise):
         y_ready, note = semantic.labels(data, noisy, s.noise, s.rate, s.noise_seed, execution)

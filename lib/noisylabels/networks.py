@@ -22,6 +22,7 @@ wrnD-K    wide pre-activation ResNet, depth D = 6n + 4, width K  28-2: 1.47 M, 2
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -30,6 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+MOST_DEPTH, MOST_WIDTH = 202, 32  # of a wide ResNet
 NAMES = (
     "tiny", "small", "resnet9", "preact18", "resnet34", "resnet29",
     "wrn16-2", "wrn28-2", "wrn28-10",
@@ -309,8 +311,53 @@ def _unknown(name: str, names: tuple[str, ...]) -> ValueError:
     near = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.0)[0]
     return ValueError(
         f"unknown network {name!r}: the nearest name is {near!r}; known are "
-        f"{', '.join(names)} and wrnD-K with D = 6n + 4"
+        f"{', '.join(names)} and wrnD-K with D = 6n + 4."
     )
+
+
+def check_name(name: str) -> tuple[int, int] | None:
+    """Depth and width of a wide ResNet's name, None for every other network.
+
+    Raises ValueError for an unknown name, and for a wide ResNet that is none or too large.
+    """
+    wide = re.fullmatch(r"wrn(\d{1,6})-(\d{1,6})", str(name))
+    if wide is None:
+        if name not in _BUILDERS:
+            raise _unknown(name, NAMES)
+        return None
+    depth, width = int(wide[1]), int(wide[2])
+    if not 10 <= depth <= MOST_DEPTH or (depth - 4) % 6 or not 1 <= width <= MOST_WIDTH:
+        raise ValueError(
+            f"{name!r} is no wide ResNet: the depth must be 6n + 4 (10, 16, 22, 28, ...), at most "
+            f"{MOST_DEPTH}, and the width from 1 to {MOST_WIDTH}."
+        )
+    return depth, width
+
+
+@functools.cache
+def last_map(name: str, pixels: int) -> tuple[int, int]:
+    """Channels and pixels a side of the network's last map, for square images of that side."""
+    net, _ = _on_meta(name, 10, 1)
+    maps = net.eval().maps(torch.empty(1, 1, pixels, pixels, device="meta"))
+    return maps.shape[1], maps.shape[-1]
+
+
+@functools.cache
+def rebuilt(name: str, pixels: int) -> int:
+    """Pixels a side of what `decoder(name)` makes of that network's last map of such images."""
+    channels, side = last_map(name, pixels)
+    net = decoder(name, 1).to("meta")
+    return net(torch.empty(1, channels, side, side, device="meta")).shape[-1]
+
+
+def _on_meta(name: str, num_classes: int, in_channels: int) -> tuple[Network, str]:
+    """The network without memory or numbers, and the name of its initialisation."""
+    wide = check_name(name)
+    with torch.device("meta"):
+        if wide:
+            return _wide(num_classes, in_channels, *wide), "wide"
+        make, how = _BUILDERS[name]
+        return make(num_classes, in_channels), how
 
 
 def build(name: str, num_classes: int, in_channels: int = 3, seed: int = 0) -> Network:
@@ -326,22 +373,7 @@ def build(name: str, num_classes: int, in_channels: int = 3, seed: int = 0) -> N
         raise ValueError(f"num_classes must be at least 2, not {num_classes}")
     if in_channels < 1:
         raise ValueError(f"in_channels must be at least 1, not {in_channels}")
-    wide = re.fullmatch(r"wrn(\d+)-(\d+)", str(name))
-    if wide:
-        depth, width = int(wide[1]), int(wide[2])
-        if depth < 10 or (depth - 4) % 6 or width < 1:
-            raise ValueError(
-                f"{name!r} is no wide ResNet: the depth must be 6n + 4 with n >= 1 (10, 16, 22, "
-                "28, ...) and the width at least 1"
-            )
-    elif name not in _BUILDERS:
-        raise _unknown(name, NAMES)
-    with torch.device("meta"):  # no memory, no random numbers yet
-        if wide:
-            net, init = _wide(num_classes, in_channels, depth, width), "wide"
-        else:
-            make, init = _BUILDERS[name]
-            net = make(num_classes, in_channels)
+    net, init = _on_meta(name, num_classes, in_channels)
     net.to_empty(device="cpu")
     _initialise(net, init, seed)
     return net

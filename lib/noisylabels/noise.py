@@ -73,6 +73,8 @@ KINDS: dict[str, str] = {
     "dividemix-symmetric": "DivideMix's own draw of symmetric noise, bit for bit (seed 123)",
     "dividemix-asymmetric": "DivideMix's own choice of samples, sent through the class map "
     "(seed 123)",
+    "dividemix-asymmetric-blocks": "DivideMix's own choice of samples, sent to the next class in "
+    "circular order in blocks of five consecutive ids (MixNN on CIFAR-100, seed 123)",
 }
 """Name of each noise kind -> what it does and who uses it."""
 
@@ -95,6 +97,7 @@ _OFFICIAL: dict[str, tuple[str, str, str]] = {  # kind -> source, its own name, 
     "drpl-nonuniform": ("drpl", "NU", "asymmetric-coin"),
     "dividemix-symmetric": ("dividemix", "sym", "symmetric"),
     "dividemix-asymmetric": ("dividemix", "asym", "asymmetric"),
+    "dividemix-asymmetric-blocks": ("dividemix", "asym", "asymmetric-blocks"),
 }
 OFFICIAL_SEEDS = {"drpl": 42, "dividemix": 123}
 """Seeds of the official codes."""
@@ -215,6 +218,8 @@ def corrupt(
         name, own, _ = _OFFICIAL[kind]
         seed = OFFICIAL_SEEDS[name] if seed is None else seed
         maps: dict[str, Any] = {"dataset": dataset, "class_map": class_map, "coarse": coarse}
+        if kind.endswith("-blocks"):
+            maps["class_map"] = _flips("asymmetric-blocks", num_classes).argmax(1)
         drawn = official_draw(name, y, r, own, num_classes=num_classes, seed=seed, **maps)
         given = drawn.numpy()
     elif kind != "none":
@@ -272,7 +277,7 @@ def official_draw(
     the class map (DivideMix's loader, used by MixNN and SANM). Other arguments as in `corrupt`.
     """
     _known(source, OFFICIAL_SEEDS, "source of official draws")
-    own_kinds = [own for name, own, _ in _OFFICIAL.values() if name == source]
+    own_kinds = list(dict.fromkeys(own for name, own, _ in _OFFICIAL.values() if name == source))
     kind = own_kinds[0] if kind is None else kind
     _known(kind, own_kinds, f"kind of {source}'s draws")
     y = _labels(y_true, num_classes, "y_true")

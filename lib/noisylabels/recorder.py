@@ -126,9 +126,15 @@ class Recorder:
             self.rows.append(row)
             if row["epoch"] in self.losses_at:
                 self.signal(f"loss-{row['epoch']}", engine.losses(nets[0], self.task))
+            if not self._steps:
+                raise TrainingFailed(f"epoch {row['epoch']} ({stage}) had no step: there were too "
+                                     "few samples for a batch.")
             if not math.isfinite(row["loss"]):
                 raise TrainingFailed(f"the loss became {row['loss']} in epoch {row['epoch']} "
                                      f"({stage}).")
+            if not self._finite:
+                raise TrainingFailed(f"the network's outputs are no numbers after epoch "
+                                     f"{row['epoch']} ({stage}).")
             self._save(block, epoch, count, state)
             if self.progress is not None:
                 self.progress({**row, "stage_epoch": epoch, "stage_epochs": count})
@@ -217,11 +223,12 @@ class Recorder:
             hit = hit.float()
             return hit.mean() if among is None else (hit * among).sum() / among.sum()
 
-        guess = self.logits(self.task.images[t.probe], nets).argmax(1)
+        said = self.logits(self.task.images[t.probe], nets)
+        guess = said.argmax(1)
         wrong = t.wrong[t.probe].float()
         given, true = self.task.y_given[t.probe], t.y_true[t.probe]
         numbers: dict[str, Tensor | float] = {
-            "loss": self._loss_sum / max(1, self._steps) if self._steps else 0.0,
+            "loss": self._loss_sum / self._steps if self._steps else math.nan,
             "test": share(self.logits(t.x_test, nets).argmax(1) == t.y_test),
             "val": share(self.logits(t.x_val, nets).argmax(1) == t.y_val) if len(t.x_val)
             else math.nan,
@@ -231,8 +238,10 @@ class Recorder:
             **self._notes,
         }
         there = {k: v.float() for k, v in numbers.items() if isinstance(v, Tensor)}
+        there["finite"] = said.isfinite().all().float()
         read = dict(zip(there, torch.stack(list(there.values())).tolist(),  # the epoch's one wait
                         strict=True))
+        self._finite = bool(read.pop("finite"))
         return {k: float(f"{read.get(k, v):.7g}") for k, v in numbers.items()}
 
     def _synchronise(self) -> None:

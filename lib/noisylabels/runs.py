@@ -18,6 +18,7 @@ import hashlib
 import io
 import json
 import math
+import numbers
 import os
 import re
 import shutil
@@ -38,6 +39,8 @@ from . import paths, schema
 BUDGETS = ("smoke", "laptop", "fast", "paper")
 FORMAT = 1  # of run.json; older files of a smaller number stay readable
 MOST_SEED = 2**32 - 1  # what numpy's generators take
+MOST_IMAGES = 10**9
+DIGITS = 6  # of a rate: what is computed and what is typed are one number
 DEPTH = 4  # folders from the store to a run; one with a dot is being written
 NAMED = re.compile(r"[a-z]+-[0-9.]+-[0-9a-f]{8}")  # a run's folder
 NEEDED = ("epochs", "seconds", "realised_rate", "hardware")  # facts of every finished run
@@ -82,17 +85,18 @@ class Setting:
     def __post_init__(self) -> None:
         if self.budget not in BUDGETS:
             raise ValueError(f"unknown budget {self.budget!r}; allowed: {', '.join(BUDGETS)}.")
-        if not 0.0 <= self.rate <= 1.0:
-            raise ValueError(f"noise rate {self.rate} is outside [0, 1].")
-        if not 0.0 <= self.val_fraction < 1.0:
-            raise ValueError(f"val_fraction {self.val_fraction} is outside [0, 1).")
-        for name in ("split_seed", "noise_seed", "init_seed"):
-            if not 0 <= getattr(self, name) <= MOST_SEED:
-                raise ValueError(f"{name} must be a whole number from 0 to {MOST_SEED}, not "
-                                 f"{getattr(self, name)}.")
+        for name, low, high in (("split_seed", 0, MOST_SEED), ("noise_seed", 0, MOST_SEED),
+                                ("init_seed", 0, MOST_SEED), ("trusted_per_class", 0, MOST_IMAGES),
+                                ("max_samples", 1, MOST_IMAGES)):
+            if name != "max_samples" or self.max_samples is not None:
+                object.__setattr__(self, name, _whole(name, getattr(self, name), low, high))
+        # one number, however it was computed: 0.1 + 0.2 is 0.3
+        object.__setattr__(self, "rate", _share("rate", self.rate))
+        object.__setattr__(self, "val_fraction", _share("val_fraction", self.val_fraction))
+        if self.val_fraction == 1:
+            raise ValueError("val_fraction 1 leaves nothing to train on; allowed: [0, 1).")
         options = {k: tuple(v) if isinstance(v, list) else v for k, v in self.options.items()}
         object.__setattr__(self, "options", dict(sorted(options.items())))
-        object.__setattr__(self, "rate", float(self.rate))
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -132,6 +136,22 @@ class Setting:
     def __str__(self) -> str:
         return (f"{self.method} on {self.dataset}, {self.noise} {self.rate:.0%}, "
                 f"{self.budget} budget, seed {self.seed}")
+
+
+def _whole(name: str, value: Any, low: int, high: int) -> int:
+    """The value as a plain int, whichever type of whole number it came as."""
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        if low <= int(value) <= high:
+            return int(value)
+    raise ValueError(f"{name} must be a whole number from {low} to {high}, not {value!r}.")
+
+
+def _share(name: str, value: Any) -> float:
+    """The value as a plain float in [0, 1], rounded to `DIGITS` decimals."""
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        if 0 <= float(value) <= 1:
+            return round(float(value), DIGITS)
+    raise ValueError(f"{name} must be a number in [0, 1], not {value!r}.")
 
 
 class Facts(dict[str, Any]):
@@ -417,11 +437,19 @@ def find(root: Path | None = None, *, finished: bool = True, **where: Any) -> li
         warnings.warn(str(problem), RecordWarning, stacklevel=2)
     for run in every:
         values = {**run.setting.options, **run.setting.as_dict()}
-        hit = all(values.get(k) in v if isinstance(v, (tuple, list, set)) else values.get(k) == v
+        hit = all(any(_same(values.get(k), one) for one in v)
+                  if isinstance(v, (tuple, list, set)) else _same(values.get(k), v)
                   for k, v in where.items())
         if hit and (run.finished or not finished):
             found.append(run)
     return found
+
+
+def _same(have: Any, wanted: Any) -> bool:
+    """Equal; two decimal fractions also where one was computed."""
+    if isinstance(have, float) and isinstance(wanted, float):
+        return math.isclose(have, wanted, rel_tol=0, abs_tol=0.5 * 10**-DIGITS)
+    return bool(have == wanted)
 
 
 def lookup(setting: Setting, root: Path | None = None) -> Run | None:

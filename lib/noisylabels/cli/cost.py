@@ -14,12 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from .. import datasets, engine, lab, methods, networks, runs, views
 from ..runs import Setting
 
-SIZES = {
-    "digits": (1_297, 500, 10, 1, 8),
-    "cifar10": (50_000, 10_000, 10, 3, 32),
-    "cifar100": (50_000, 10_000, 100, 3, 32),
-}
-"""Data set -> training images, test images, classes, channels, pixels a side."""
+SIZES = datasets.SIZES
+Images, images = lab.Images, lab.images
 
 FACTORS = {
     "cross_entropy": 1.0, "gce": 1.0, "elr": 1.0, "mixup": 1.0, "mixnn": 5 / 3, "drpl": 5 / 3,
@@ -35,26 +31,6 @@ images at once as fit in, since an image costs a CPU about the same in any batch
 LONG_STEP = 2.0  # seconds: one such step tells enough
 
 OPTIONS_OF_COST = ("network", "batch_size", "precision")
-
-
-@dataclasses.dataclass(frozen=True)
-class Images:
-    """How many images a setting trains on, keeps for validation, trusts, and tests on."""
-
-    train: int
-    val: int
-    trusted: int
-    test: int
-    all: int
-
-
-def images(s: Setting) -> Images:
-    """Counted as `datasets.subset` and `datasets.split` do."""
-    total, test, classes, _, _ = SIZES[s.dataset]
-    chosen = min(total, s.max_samples or total)
-    trusted = s.trusted_per_class * classes
-    val = round(s.val_fraction * (chosen - trusted))
-    return Images(max(0, chosen - trusted - val), val, trusted, test, total)
 
 
 def total_epochs(s: Setting) -> int:
@@ -85,7 +61,7 @@ def recorded(s: Setting, device: str) -> tuple[float, int] | None:
     return (statistics.median(times), len(times)) if times else None
 
 
-def _work(n: Images, factor: float = 1.0) -> float:
+def _work(n: lab.Images, factor: float = 1.0) -> float:
     """An epoch in images trained on; an image that is only looked at counts as a third."""
     return factor * n.train + (n.test + min(lab.PROBE, n.train) + n.val) / 3
 
@@ -189,5 +165,3 @@ def dataset_of(budget: str) -> str:
     """What a budget is made for."""
     return "digits" if budget == "smoke" else "cifar10"
 
-
-assert set(SIZES) == set(datasets.NAMES)

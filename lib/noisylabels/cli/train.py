@@ -185,7 +185,7 @@ def main(args: argparse.Namespace) -> int:
 
 def resolve(args: argparse.Namespace) -> runs.Setting:
     """The setting that the arguments mean. Raises ValueError that names the nearest valid word."""
-    from .. import lab, networks
+    from .. import lab
 
     options = given_options(args.set)
     for name in ("network", "epochs"):
@@ -218,22 +218,7 @@ def resolve(args: argparse.Namespace) -> runs.Setting:
         val_fraction=args.val_fraction,
         **options,
     )
-    if (network := s.options.get("network")) not in (None, *networks.NAMES):
-        networks.build(network, 2)  # raises where the name means nothing
-    check_noise(s)
     return s
-
-
-def check_noise(s: runs.Setting) -> None:
-    """Raise ValueError where this noise cannot be drawn on this data set at this rate."""
-    import torch
-
-    from .. import _sources, noise
-    from . import cost
-
-    if s.noise in noise.KINDS and s.noise not in _sources.KINDS:
-        classes = cost.SIZES[s.dataset][2]
-        noise.corrupt(torch.arange(classes), s.noise, s.rate, classes, 0, dataset=s.dataset)
 
 
 def given_options(pairs: list[str], flags: Collection[str] = frozenset(FLAGS),

@@ -33,6 +33,7 @@ from torch import Tensor
 
 from .. import engine, mixtures, objectives, views
 from ..networks import Network
+from ..ranges import within
 from ..recorder import Recorder
 
 Step = Callable[..., Tensor]
@@ -58,21 +59,20 @@ class Settings(engine.Recipe):
     weight_decay: float = 5e-4
     schedule: str = "steps"
     milestones: tuple[int, ...] = (151,)  # the code's epochs count from 0: the drop is at 150
-    warm_up: int = 10
+    warm_up: int = within("[0, 100000]", 10)
     entropy_penalty: bool = False
-    clip: float = 0.0
-    tau: float = 0.5
-    temperature: float = 0.5
-    mix_alpha: float = 4.0
-    lambda_u: float = 25.0
-    ramp: int = 16
-    loss_history: int = 1
+    clip: float = within("[0, 1000000]", 0.0)
+    tau: float = within("[0, 1]", 0.5)
+    temperature: float = within("[0.01, 100]", 0.5)
+    mix_alpha: float = within("(0, 1000]", 4.0)
+    lambda_u: float = within("[0, 100000]", 25.0)
+    ramp: int = within("[0, 100000]", 16)
+    loss_history: int = within("[1, 1000]", 1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.warm_up <= self.epochs:
-            raise ValueError(f"0 <= warm_up <= epochs must hold, not {self.warm_up} and "
-                             f"{self.epochs}.")
+        if self.warm_up > self.epochs:
+            raise ValueError(f"warm_up ({self.warm_up}) must not exceed epochs ({self.epochs}).")
 
 
 def one_way(noise: str) -> bool:
@@ -114,6 +114,13 @@ def scaled(budget: str, dataset: str, noise: str, rate: float) -> dict[str, Any]
 def total_epochs(s: Settings, samples: int = 0) -> int:
     """Warm-up included."""
     return s.epochs
+
+
+def check_data(s: Settings, samples: int, channels: int, pixels: int) -> None:
+    """Refuse fewer samples than one labelled and one unlabelled batch need."""
+    if samples < 2 * s.batch_size:
+        raise ValueError(f"a labelled and an unlabelled batch of {s.batch_size} need at least "
+                         f"{2 * s.batch_size} samples, not {samples}; use a smaller batch_size.")
 
 
 def clean_probability(net: Network, task: engine.Task, history: Tensor, seen: int
@@ -180,9 +187,7 @@ def co_train(task: engine.Task, s: Any, log: Recorder, started: list[Started],
     `started`: two networks with their optimisers; `wanted`: the views of each sample in a step;
     `state`: what else a checkpoint must hold.
     """
-    if len(task) < 2 * s.batch_size:
-        raise ValueError(f"a labelled and an unlabelled batch of {s.batch_size} need at least "
-                         f"{2 * s.batch_size} samples, not {len(task)}; use a smaller batch_size.")
+    check_data(s, len(task), *task.images.shape[1:3])
     nets, optimisers = [a for a, _ in started], [b for _, b in started]
     given = objectives.one_hot(task.y_given, task.num_classes).float()
     lambda_u = torch.zeros((), device=task.device)

@@ -37,6 +37,7 @@ from torch import Tensor
 
 from .. import engine, mixtures, objectives
 from ..networks import Network
+from ..ranges import one_of, within
 from ..recorder import Recorder
 
 SMALLEST_BATCH = 6  # the code skips smaller ones in S2 and S3
@@ -62,38 +63,33 @@ class Settings(engine.Recipe):
     weight_decay: float = 1e-4
     schedule: str = "steps"
     milestones: tuple[int, ...] = (150, 225)
-    relabel_epochs: int = 130
-    relabel_from: int = 70
-    relabel_milestones: tuple[int, ...] = (75, 110)
-    ring: int = 10
-    alpha: float = 0.8
-    beta: float = 0.4
-    gamma1: float = 0.1
-    split_epochs: int = 175
-    split_milestones: tuple[int, ...] = (100, 150)
-    gamma2: float = 0.5
-    rho: float = 0.2
-    mix_alpha: float = 1.0
-    warm_start: str = "released"
-    warm_epochs: int = 10
+    batch_size: int = within(f"[{SMALLEST_BATCH}, 16384]", 128)
+    relabel_epochs: int = within(engine.EPOCHS, 130)
+    relabel_from: int = within(engine.EPOCHS, 70)
+    relabel_milestones: tuple[int, ...] = within("[1, 1000000]", (75, 110))
+    ring: int = within("[1, 1000]", 10)
+    alpha: float = within("[0, 1000]", 0.8)
+    beta: float = within("[0, 1000]", 0.4)
+    gamma1: float = within("[0, 1]", 0.1)
+    split_epochs: int = within(engine.EPOCHS, 175)
+    split_milestones: tuple[int, ...] = within("[1, 1000000]", (100, 150))
+    gamma2: float = within("[0, 1]", 0.5)
+    rho: float = within("[0, 1]", 0.2)
+    mix_alpha: float = within("(0, 1000]", 1.0)
+    warm_start: str = one_of("released", "intended")
+    warm_epochs: int = within("[0, 100000]", 10)
     only_clean: bool = False
     oracle: bool = False
-    track: int = 0
+    track: int = within("[0, 100000]", 0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        engine.check_choices(self, {"warm_start": ("released", "intended")})
         if not self.ring <= self.relabel_from < self.relabel_epochs:
             raise ValueError(f"relabel_from must lie between ring ({self.ring}) and "
                              f"relabel_epochs ({self.relabel_epochs}), not at "
                              f"{self.relabel_from}.")
-        needed = ("split_epochs", *(["warm_epochs"] if self.warm_start == "intended" else []))
-        for name in needed:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
-        for name in ("rho", "gamma1", "gamma2"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], not {getattr(self, name)}.")
+        if self.warm_start == "intended" and not self.warm_epochs:
+            raise ValueError("warm_epochs must be at least 1 where warm_start is intended.")
 
 
 def published(dataset: str, noise: str, rate: float) -> dict[str, Any]:
@@ -166,7 +162,8 @@ def relabel(task: engine.Task, s: Settings, log: Recorder) -> Tensor:
         seen.index_copy_(0, i, z.detach().float().softmax(1))
         return regularised(z, objectives.soft_cross_entropy(z, q[i]), s)
 
-    for epoch in log.epochs(s.relabel_epochs, net, opt, q, ring, clean, stage="S1 relabel"):
+    state = (net, opt, q, ring, clean, seen)
+    for epoch in log.epochs(s.relabel_epochs, *state, stage="S1 relabel"):
         engine.set_lr(opt, lr_in(s, epoch, s.relabel_milestones))
         for i, x in task.batches(s.batch_size):
             log.loss(step(i, x))
@@ -218,9 +215,8 @@ def semi_supervised(task: engine.Task, s: Settings, log: Recorder, clean: Tensor
         return regularised(z, fit, s)
 
     def one_pass(subset: Tensor | None) -> None:
-        for i, x in task.batches(s.batch_size, subset=subset):
-            if len(i) >= SMALLEST_BATCH:
-                log.loss(step(i, x))
+        for i, x in task.batches(s.batch_size, subset=subset, least=SMALLEST_BATCH):
+            log.loss(step(i, x))
 
     if s.warm_start == "intended":
         for _ in log.epochs(s.warm_epochs, net, opt, q, seen, stage=f"{stage} warm-up"):

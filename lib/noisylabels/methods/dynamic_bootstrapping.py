@@ -28,6 +28,7 @@ import torch
 from torch import nn
 
 from .. import engine, mixtures, objectives
+from ..ranges import one_of, within
 from ..recorder import Recorder
 
 COST = 2.0  # forward and backward passes of an epoch, as multiples of cross entropy's
@@ -43,14 +44,10 @@ class Settings(engine.Recipe):
     weight_decay: float = 1e-4
     schedule: str = "steps"
     milestones: tuple[int, ...] = (100, 250)
-    warm_up: int = 105
-    mix_alpha: float = 32.0
-    reg: float = 1.0
-    boot: str = "soft"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        engine.check_choices(self, {"boot": ("soft", "hard")})
+    warm_up: int = within("[0, 100000]", 105)
+    mix_alpha: float = within("(0, 1000]", 32.0)
+    reg: float = within("[0, 1000]", 1.0)
+    boot: str = one_of("soft", "hard")
 
 
 def published(dataset: str, noise: str, rate: float) -> dict[str, Any]:

@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from .. import engine, objectives
+from ..ranges import within
 from ..recorder import Recorder
 from .dividemix import one_way
 
@@ -32,8 +33,8 @@ class Settings(engine.Recipe):
     """beta: share of the old memory; lam: weight of the regulariser."""
 
     epochs: int = 150
-    beta: float = 0.7
-    lam: float = 3.0
+    beta: float = within("[0, 1]", 0.7)
+    lam: float = within("[0, 1000]", 3.0)
 
 
 def published(dataset: str, noise: str, rate: float) -> dict[str, Any]:

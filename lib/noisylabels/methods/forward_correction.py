@@ -22,6 +22,7 @@ outside a class's own share, so there `published` takes 1.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import engine, objectives
+from ..ranges import one_of, within
 from ..recorder import Recorder
 
 COST = 1.0  # forward and backward passes of an epoch, as multiples of cross entropy's
@@ -39,16 +41,9 @@ class Settings(engine.Recipe):
     """transition: `true` or `estimated`. estimate_epochs: of cross entropy before the estimate, at
     the recipe's first rate; anchor: quantile of h_c that marks the plainest image of class c."""
 
-    transition: str = "true"
-    estimate_epochs: int = 30
-    anchor: float = 0.97
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        engine.check_choices(self, {"transition": ("true", "estimated")})
-        if not 0 < self.anchor <= 1 or self.estimate_epochs < 1:
-            raise ValueError("anchor must lie in (0, 1] and estimate_epochs be at least 1, not "
-                             f"{self.anchor} and {self.estimate_epochs}.")
+    transition: str = one_of("true", "estimated")
+    estimate_epochs: int = within(engine.EPOCHS, 30)
+    anchor: float = within("(0, 1]", 0.97)
 
 
 def published(dataset: str, noise: str, rate: float) -> dict[str, Any]:
@@ -68,9 +63,11 @@ def total_epochs(s: Settings, samples: int = 0) -> int:
 
 def forward_cross_entropy(logits: Tensor, y: Tensor, transition: Tensor) -> Tensor:
     """-mean log (T^T h)_y for logits (B, C), labels y (B,) and T (C, C), rows = true class."""
-    h = logits.float().softmax(1)
-    said = (h @ transition.to(h.dtype)).gather(1, y[:, None])[:, 0]
-    return -said.clamp_min(torch.finfo(h.dtype).tiny).log().mean()
+    log_h = logits.float().log_softmax(1)
+    log_t = transition.to(log_h.dtype).log()  # -inf where a class never gets that label
+    never = log_t.isneginf().all(0)  # a label that no class gets: held at the smallest number
+    log_t = log_t.masked_fill(never, math.log(torch.finfo(log_h.dtype).tiny))
+    return -(log_h + log_t.T[y]).logsumexp(1).mean()
 
 
 def anchors(p: Tensor, quantile: float) -> Tensor:

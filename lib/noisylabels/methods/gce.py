@@ -18,6 +18,7 @@ from typing import Any
 from torch import nn
 
 from .. import engine, objectives
+from ..ranges import within
 from ..recorder import Recorder
 
 
@@ -25,7 +26,7 @@ from ..recorder import Recorder
 class Settings(engine.Recipe):
     """q: 0 < q <= 1, how far from cross entropy towards the mean absolute error."""
 
-    q: float = 0.7
+    q: float = within("(0, 1]", 0.7)
 
 
 def published(dataset: str, noise: str, rate: float) -> dict[str, Any]:

@@ -41,6 +41,7 @@ from torch.func import functional_call
 
 from .. import engine, networks, objectives, views
 from ..networks import Network
+from ..ranges import one_of, within
 from ..recorder import Recorder
 
 
@@ -68,36 +69,27 @@ class Settings(engine.Recipe):
     lr: float = 0.1
     weight_decay: float = 5e-4
     epochs: int = 172
-    steps: int = 85_498
-    cycle: int = 500
-    growth: float = 1.5
-    peak_decay: float = 0.9
-    tau: float = 0.5
-    lambda_0: float = 0.9
-    look: float = 0.1
-    look_momentum: float = 0.9
-    p: float = 5.0
-    k: float = 20.0
-    data_weight: float = 0.5
+    steps: int = within("[0, 100000000]", 85_498)
+    cycle: int = within("[0, 100000000]", 500)
+    growth: float = within("[1, 100]", 1.5)
+    peak_decay: float = within("(0, 1]", 0.9)
+    tau: float = within("[0.01, 100]", 0.5)
+    lambda_0: float = within("[0, 1]", 0.9)
+    look: float = within("(0, 100]", 0.1)
+    look_momentum: float = within("[0, 1)", 0.9)
+    p: float = within("[0, 1000]", 5.0)
+    k: float = within("[0, 1000]", 20.0)
+    data_weight: float = within("[0, 1000]", 0.5)
     rms: bool = True
     square_mix: bool = True
-    mix_beta: float = 0.5
+    mix_beta: float = within("(0, 1000]", 0.5)
     pseudo_grad: bool = False
-    isolation: float | None = None
-    policy: str = "autoaugment"
-    average: float = 0.999
+    isolation: float | None = within("[0, 1]", None)
+    policy: str = one_of("autoaugment", "randaugment", "none")
+    average: float = within("[0, 1)", 0.999)
     reweight: bool = True
     relabel: bool = True
     mix: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        engine.check_choices(self, {"policy": ("autoaugment", "randaugment", "none")})
-        for name, least in {"steps": 0, "cycle": 0, "growth": 1}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}.")
-        if not 0 <= self.lambda_0 <= 1:
-            raise ValueError(f"lambda_0 must lie in [0, 1], not {self.lambda_0}.")
 
 
 def trusted_per_class(dataset: str, budget: str) -> int:
@@ -124,7 +116,7 @@ def scaled(budget: str, dataset: str, noise: str, rate: float) -> dict[str, Any]
 
 def total_epochs(s: Settings, samples: int) -> int:
     """Passes over so many samples, the last one cut short by `steps`."""
-    return -(-s.steps // -(-samples // s.batch_size)) if s.steps else s.epochs
+    return -(-s.steps // engine.steps_of(samples, s.batch_size)) if s.steps else s.epochs
 
 
 def learning_rate(step: int, total: int, s: Settings) -> float:
@@ -319,7 +311,7 @@ def train(task: engine.Task, s: Settings, log: Recorder) -> Network:
             return (s.data_weight * (objectives.soft_cross_entropy(z, labels) + weighed.sum())
                     + l_p + s.p * l_u.mean() + s.k * consistency)
 
-    per_epoch = -(-len(task) // s.batch_size)
+    per_epoch = engine.steps_of(len(task), s.batch_size)
     total = s.steps or s.epochs * per_epoch
     epochs = total_epochs(s, len(task))
     strong = strong_view(task, s)

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import engine, objectives
+from ..ranges import within
 from ..recorder import Recorder
 
 COST = 1.0  # forward and backward passes of an epoch, as multiples of cross entropy's
@@ -49,17 +50,17 @@ class Settings(engine.Recipe):
     weight_decay: float = 1e-4
     schedule: str = "steps"
     milestones: tuple[int, ...] = (41, 81)  # the code lowers it *after* epochs 40 and 80
-    relabel_epochs: int = 200
-    relabel_lr: float = 0.1
-    relabel_from: int = 70
-    ring: int = 10
-    alpha: float = 1.0
-    beta: float = 0.5
+    relabel_epochs: int = within(engine.EPOCHS, 200)
+    relabel_lr: float = within("[0, 1000000000]", 0.1)
+    relabel_from: int = within(engine.EPOCHS, 70)
+    ring: int = within("[1, 1000]", 10)
+    alpha: float = within("[0, 1000]", 1.0)
+    beta: float = within("[0, 1000]", 0.5)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= self.ring <= self.relabel_from <= self.relabel_epochs:
-            raise ValueError(f"relabel_from must lie between ring ({self.ring}, at least 1) and "
+        if not self.ring <= self.relabel_from <= self.relabel_epochs:
+            raise ValueError(f"relabel_from must lie between ring ({self.ring}) and "
                              f"relabel_epochs ({self.relabel_epochs}), not at "
                              f"{self.relabel_from}.")
 
@@ -101,7 +102,7 @@ def relabel(task: engine.Task, s: Settings, log: Recorder) -> Tensor:
         return (objectives.soft_cross_entropy(z, q[i])
                 + s.alpha * objectives.prior_kl(h) + s.beta * objectives.entropy(h))
 
-    for epoch in log.epochs(s.relabel_epochs, net, opt, q, ring, stage="1 relabel"):
+    for epoch in log.epochs(s.relabel_epochs, net, opt, q, ring, seen, stage="1 relabel"):
         engine.set_lr(opt, s.relabel_lr)
         for i, x in task.batches(s.batch_size):
             log.loss(step(i, x))

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from .. import engine, networks, objectives
+from ..ranges import within
 from ..recorder import Recorder
 from . import ieg
 
@@ -39,8 +40,8 @@ class Settings(engine.Recipe):
     schedule: str = "cosine"
     lr_floor: float = 0.0
     epochs: int = 172
-    look: float = 0.1
-    look_momentum: float = 0.9
+    look: float = within("(0, 100]", 0.1)
+    look_momentum: float = within("[0, 1)", 0.9)
 
 
 def published(dataset: str, noise: str, rate: float) -> dict[str, Any]:

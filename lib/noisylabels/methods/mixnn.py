@@ -34,15 +34,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import engine, mixtures, neighbours, objectives, views
+from ..ranges import one_of, within
 from ..recorder import Recorder
 
 EPSILON = 1e-10
-CHOICES = {
-    "pool": ("batch", "dataset"), "backend": ("exact", "hnsw"), "start_loss": ("neg_prob", "ce"),
-    "start_mix": ("mixup", "none"), "gmm_label": ("corrected", "given"),
-    "weights": ("gmm", "equal", "binary"), "targets": ("ema", "frozen"),
-    "partner": ("nearest", "random"),
-}
 
 
 @dataclass(frozen=True)
@@ -60,26 +55,23 @@ class Settings(engine.Recipe):
         partner: `nearest`, or `random` samples of the pool with the same weights (an ablation).
     """
 
-    warm_up: int = 10
-    start_epoch: int = 60
-    momentum_target: float = 0.9
-    ema_period: int = 10
-    neighbours: int = 1
-    pool: str = "batch"
-    backend: str = "exact"
-    start_loss: str = "neg_prob"
-    start_mix: str = "mixup"
-    gmm_label: str = "corrected"
-    loss_history: int = 1
-    weights: str = "gmm"
-    targets: str = "ema"
-    partner: str = "nearest"
+    warm_up: int = within("[0, 100000]", 10)
+    start_epoch: int = within("[0, 100000]", 60)
+    momentum_target: float = within("[0, 1]", 0.9)
+    ema_period: int = within(engine.EPOCHS, 10)
+    neighbours: int = within("[1, 1000]", 1)
+    pool: str = one_of("batch", "dataset")
+    backend: str = one_of("exact", "hnsw")
+    start_loss: str = one_of("neg_prob", "ce")
+    start_mix: str = one_of("mixup", "none")
+    gmm_label: str = one_of("corrected", "given")
+    loss_history: int = within("[1, 1000]", 1)
+    weights: str = one_of("gmm", "equal", "binary")
+    targets: str = one_of("ema", "frozen")
+    partner: str = one_of("nearest", "random")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        engine.check_choices(self, CHOICES)
-        if not self.neighbours >= 1 or not self.loss_history >= 1 or not self.ema_period >= 1:
-            raise ValueError("neighbours, loss_history and ema_period must be at least 1.")
         if self.start_epoch < self.warm_up:  # phase A would swallow B and B*
             raise ValueError(f"start_epoch ({self.start_epoch}) must be at least warm_up "
                              f"({self.warm_up}).")
@@ -107,9 +99,10 @@ def shares(w: Tensor, w_near: Tensor) -> Tensor:
     return each / each.sum(1, keepdim=True)
 
 
-def enough_partners(s: Settings, samples: int) -> None:
+def check_data(s: Settings, samples: int, channels: int, pixels: int) -> None:
     """Refuse a pool in which a sample has fewer than K others, before the first epoch."""
-    last = samples if s.pool == "dataset" else samples % s.batch_size or s.batch_size
+    last = samples if s.pool == "dataset" else min(
+        samples, engine.visited(samples, s.batch_size) % s.batch_size or s.batch_size)
     if s.epochs > s.start_epoch and last <= s.neighbours:
         where = "training set" if s.pool == "dataset" else "last batch"
         raise ValueError(f"{s.neighbours} neighbours need a pool of more than {s.neighbours} "
@@ -117,7 +110,7 @@ def enough_partners(s: Settings, samples: int) -> None:
 
 
 def train(task: engine.Task, s: Settings, log: Recorder) -> nn.Module:
-    enough_partners(s, len(task))
+    check_data(s, len(task), *task.images.shape[1:3])
     net, opt = engine.start(s, task)
     draws = task.rng("mixnn")
     given = objectives.one_hot(task.y_given, task.num_classes).float()

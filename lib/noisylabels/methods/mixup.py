@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from .. import engine, objectives
+from ..ranges import within
 from ..recorder import Recorder
 
 
@@ -26,7 +27,7 @@ from ..recorder import Recorder
 class Settings(engine.Recipe):
     """alpha: of the Beta distribution that draws the blend; 1 is uniform."""
 
-    alpha: float = 1.0
+    alpha: float = within("(0, 1000]", 1.0)
 
 
 def published(dataset: str, noise: str, rate: float) -> dict[str, Any]:

@@ -42,15 +42,9 @@ from torch.nn import functional as F
 
 from .. import engine, networks, objectives, views
 from ..networks import Network
+from ..ranges import one_of, within
 from ..recorder import Recorder
 from . import dividemix
-
-CHOICES = {
-    "host": ("dividemix", "cross_entropy", "elr"), "views": ("strong4", "weak2"),
-    "branches": ("max+min", "max", "random", "plain", "off"), "anchor": ("topleft", "center"),
-    "fill": ("random", "zero"), "modulate": ("refined", "given", "none"),
-    "head": ("logits", "probs"),
-}
 
 
 @dataclass(frozen=True)
@@ -74,28 +68,26 @@ class Settings(dividemix.Settings):
 
     epochs: int = 361
     clip: float = 1.0
-    tau_l: float = 0.02
-    tau_h: float = 0.07
-    beta: float = 0.03
-    kappa: float = 0.5
-    branches: str = "max+min"
-    anchor: str = "topleft"
-    fill: str = "random"
-    modulate: str = "refined"
+    tau_l: float = within("[0, 1]", 0.02)
+    tau_h: float = within("[0, 1]", 0.07)
+    beta: float = within("[0, 1]", 0.03)
+    kappa: float = within("[0, 100]", 0.5)
+    branches: str = one_of("max+min", "max", "random", "plain", "off")
+    anchor: str = one_of("topleft", "center")
+    fill: str = one_of("random", "zero")
+    modulate: str = one_of("refined", "given", "none")
     clip_targets: bool = False
-    lambda_rec: float = 0.02
-    views: str = "strong4"
-    host: str = "dividemix"
-    head: str = "logits"
-    elr_beta: float = 0.7
-    elr_lam: float = 3.0
+    lambda_rec: float = within("[0, 1000]", 0.02)
+    views: str = one_of("strong4", "weak2")
+    host: str = one_of("dividemix", "cross_entropy", "elr")
+    head: str = one_of("logits", "probs")
+    elr_beta: float = within("[0, 1]", 0.7)
+    elr_lam: float = within("[0, 1000]", 3.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        engine.check_choices(self, CHOICES)
-        if not 0 <= self.tau_l <= self.tau_h <= 1:
-            raise ValueError(f"0 <= tau_l <= tau_h <= 1 must hold, not {self.tau_l} and "
-                             f"{self.tau_h}.")
+        if self.tau_l > self.tau_h:
+            raise ValueError(f"tau_l ({self.tau_l:g}) must not exceed tau_h ({self.tau_h:g}).")
 
 
 def published(dataset: str, noise: str, rate: float) -> dict[str, Any]:
@@ -117,6 +109,16 @@ def scaled(budget: str, dataset: str, noise: str, rate: float) -> dict[str, Any]
 
 
 total_epochs = dividemix.total_epochs
+
+
+def check_data(s: Settings, samples: int, channels: int, pixels: int) -> None:
+    """Refuse too few samples for the host, and images that the decoder does not rebuild."""
+    if s.host == "dividemix":
+        dividemix.check_data(s, samples, channels, pixels)
+    if s.lambda_rec and s.branches != "off" and (
+            side := networks.rebuilt(s.network, pixels)) != pixels:
+        raise ValueError(f"SANM's decoder of network {s.network!r} makes {side}x{side} pixels of "
+                         f"images of {pixels}x{pixels}; take another network, or lambda_rec=0.")
 
 
 def extremes(f: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
