@@ -428,9 +428,11 @@ def test_defaults_of_a_cpu_run():
 @pytest.mark.parametrize("words, message", [
     (("--network", "resnet99"), "unknown network 'resnet99'"),
     (("--only", "flor"), "unknown row 'flor' \\(nearest: 'floor'\\); groups: ceilings"),
-    (("--batch-size", "2"), "--batch-size must be at least 8, not 2"),
-    (("--rounds", "0"), "--rounds must be at least 1"),
-    (("--minutes", "-1"), "--minutes must be at least 0"),
+    (("--batch-size", "2"), r"--batch-size must lie in \[8, 100000\], not 2"),
+    (("--batch-size", "10000000"), "--batch-size must lie in"),
+    (("--minutes", "nan"), r"--minutes must lie in \[0, 100000\], not nan"),
+    (("--rounds", "0"), r"--rounds must lie in \[1, 100000\], not 0"),
+    (("--minutes", "-1"), r"--minutes must lie in \[0, 100000\], not -1.0"),
     (("--device", "tpu"), "unknown device 'tpu'")])
 def test_a_bad_argument_is_one_sentence(words, message):
     with pytest.raises(ValueError, match=message):
@@ -647,3 +649,18 @@ def test_a_captured_step_lives_as_long_as_its_graph(monkeypatch):
     del replay
     gc.collect()
     assert gone() is None
+
+
+@pytest.mark.parametrize("where", ["closed", "file"])
+def test_a_result_that_cannot_be_written_is_refused_before_anything_is_timed(
+        tmp_path, monkeypatch, where):
+    from noisylabels.bench import report
+
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    if where == "closed":
+        (tmp_path / "closed").mkdir()
+        monkeypatch.setattr(report.os, "access", lambda path, mode: path.name != "closed")
+    with pytest.raises(ValueError, match="cannot be written: .*is no folder that may be written"):
+        report.check_target(tmp_path / where / "deeper" / "result.json")
+    monkeypatch.undo()
+    report.check_target(tmp_path / "new" / "result.json")

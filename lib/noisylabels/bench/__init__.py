@@ -48,6 +48,9 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
                    help="also train ResNet-9 on clean CIFAR-10 (needs a GPU and the data)")
 
 
+MOST = 100_000  # of batch, rounds and minutes: more is a slip of the keyboard
+
+
 def main(args: argparse.Namespace) -> int:
     from . import ceilings, report
 
@@ -82,8 +85,9 @@ def prepare(args: argparse.Namespace) -> Bench:
         torch.set_num_threads(1)
     for name, least in (("batch_size", 8), ("rounds", 1), ("minutes", 0)):
         value = getattr(args, name)
-        if value is not None and value < least:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, not {value}.")
+        if value is not None and not least <= value <= MOST:
+            raise ValueError(f"--{name.replace('_', '-')} must lie in [{least}, {MOST}], not "
+                             f"{value}.")
     device = torch.device(engine.Execution(args.device).resolve().device)
     cuda = device.type == "cuda"
     network = args.network or ("preact18" if cuda else "small")

@@ -237,6 +237,10 @@ def check_target(file: Path) -> None:
     """Raise ValueError where the result would take the place of what `bench` did not make."""
     if file.is_dir():
         raise ValueError(f"{file} is a folder; --out takes a file, such as result.json.")
+    above = next(p for p in file.absolute().parents if p.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise ValueError(f"{file} cannot be written: {above} is no folder that may be written to; "
+                         "name another file by --out.")
     if not os.path.lexists(file):
         return
     try:
