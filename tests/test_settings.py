@@ -117,6 +117,13 @@ def test_settings_that_contradict_each_other():
         lab.setting("dividemix", warm_up=30)
 
 
+@pytest.mark.parametrize("milestones", [(5, 3), (3, 3), "9,2"])
+def test_milestones_ascend(milestones):
+    with pytest.raises(ValueError, match="milestones must ascend, not "):
+        lab.setting("cross_entropy", schedule="steps", milestones=milestones)
+    assert lab.setting("cross_entropy", milestones="3,5").options["milestones"] == (3, 5)
+
+
 def test_recorded_settings_are_still_allowed_and_keep_their_keys():
     found = runs.find(finished=False)
     assert len(found) > 600
@@ -137,6 +144,27 @@ def test_the_type_of_a_number_does_not_change_the_run():
     assert type(other.init_seed) is int and type(other.rate) is float
     ieg = [lab.setting("ieg", trusted_per_class=k) for k in (3, np.int64(3))]
     assert ieg[0].key == ieg[1].key
+
+
+@pytest.mark.parametrize("name", ["rate", "val_fraction", "weight_decay", "lr_floor", "momentum"])
+def test_a_negative_zero_is_zero(name):
+    plain, other = (lab.setting("cross_entropy", **{name: zero}) for zero in (0.0, -0.0))
+    assert plain.key == other.key
+
+
+def test_more_images_than_there_are_mean_all():
+    every = lab.setting("cross_entropy", max_samples=0)
+    assert every.key == lab.setting("cross_entropy").key
+    for count in (1_297, 1_298, 100_000):
+        assert lab.setting("cross_entropy", max_samples=count).key == every.key
+    assert lab.setting("cross_entropy", max_samples=1_296).key != every.key
+
+
+def test_an_unknown_method_of_any_type_is_one_sentence():
+    with pytest.raises(ValueError, match="unknown method None; allowed: cross_entropy"):
+        lab.setting(None)
+    with pytest.raises(ValueError, match=r"not 1000000000.*\(401 characters\)"):
+        lab.setting("ieg", trusted_per_class=10**400)
 
 
 @pytest.mark.parametrize("name, value, message", [

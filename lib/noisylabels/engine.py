@@ -67,6 +67,9 @@ class Recipe:
     def __post_init__(self) -> None:
         object.__setattr__(self, "milestones", tuple(self.milestones))
         check(self)
+        if list(self.milestones) != sorted(set(self.milestones)):
+            listed = ", ".join(map(str, self.milestones))
+            raise ValueError(f"milestones must ascend, not {listed}.")
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs a momentum above 0.")
         if self.lr_floor > self.lr and self.schedule in ("cosine", "restarts", "onecycle"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import numbers
 import os
 import platform
 import shutil
@@ -109,6 +110,10 @@ def setting(method: str, dataset: str = "digits", noise: str = "symmetric", rate
     if trusted_per_class is None:
         wanted = getattr(module, "trusted_per_class", None)
         trusted_per_class = 0 if wanted is None else wanted(dataset, budget)
+    if max_samples is not None and not isinstance(max_samples, bool) and (
+            isinstance(max_samples, numbers.Integral)
+            and max_samples >= datasets.SIZES[dataset][0]):
+        max_samples = 0  # all images, however many were asked for
     made = Setting(
         method=method, dataset=dataset, noise=noise, rate=rate, budget=budget,
         options=dataclasses.asdict(resolved),
@@ -239,7 +244,7 @@ def _cast(name: str, value: Any, kind: Any) -> Any:
         try:
             number = float(value)
             if kind is float or number == int(number):
-                return kind(number)
+                return kind(number) + 0  # -0.0 is 0.0
         except (TypeError, ValueError, OverflowError):
             pass
     raise ValueError(f"option {name!r} takes {getattr(kind, '__name__', kind)}, not "

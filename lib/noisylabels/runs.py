@@ -35,6 +35,7 @@ from typing import Any
 import numpy as np
 
 from . import paths, schema
+from .ranges import shown
 
 BUDGETS = ("smoke", "laptop", "fast", "paper")
 FORMAT = 1  # of run.json; older files of a smaller number stay readable
@@ -143,14 +144,14 @@ def _whole(name: str, value: Any, low: int, high: int) -> int:
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
         if low <= int(value) <= high:
             return int(value)
-    raise ValueError(f"{name} must be a whole number from {low} to {high}, not {value!r}.")
+    raise ValueError(f"{name} must be a whole number from {low} to {high}, not {shown(value)}.")
 
 
 def _share(name: str, value: Any) -> float:
     """The value as a plain float in [0, 1], rounded to `DIGITS` decimals."""
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
         if 0 <= float(value) <= 1:
-            return round(float(value), DIGITS)
+            return round(float(value), DIGITS) + 0.0  # -0.0 is 0.0
     raise ValueError(f"{name} must be a number in [0, 1], not {value!r}.")
 
 

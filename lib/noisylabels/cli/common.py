@@ -169,10 +169,22 @@ def least(lowest: int, text: str, other: str = "") -> int:
 
 def number(text: str, needed: str, fits: Callable[[float], bool]) -> float:
     """An argument that is a number which `fits`; `needed` says which do."""
-    with suppress(ValueError):
+    with suppress(ValueError, OverflowError):
         if fits(value := float(text)):
             return value
     raise argparse.ArgumentTypeError(f"{needed} is needed, not {text!r}")
+
+
+def threads(text: str) -> int:
+    """A number of CPU threads; far more than cores would end the process."""
+    most = 4 * (os.cpu_count() or 1)
+    return int(number(text, f"a whole number of threads from 1 to {most}",
+                      lambda v: v == int(v) and 1 <= v <= most))
+
+
+def rate(text: str) -> float:
+    """A noise rate or another share."""
+    return number(text, "a number from 0 to 1", lambda v: 0 <= v <= 1)
 
 
 def live(stream: TextIO) -> bool:
@@ -184,7 +196,7 @@ def add_threads(p: argparse._ActionsContainer) -> None:
     """The option --threads, for `set_threads`."""
     p.add_argument(
         "--threads",
-        type=whole,
+        type=threads,
         metavar="N",
         help="CPU threads (default: $OMP_NUM_THREADS, else 1: another number rounds differently, "
         "and small networks are slower with it on a busy machine)",
@@ -196,6 +208,6 @@ def set_threads(wanted: int | None) -> None:
     import torch
 
     if wanted is not None:
-        torch.set_num_threads(max(1, wanted))
+        torch.set_num_threads(wanted)
     elif not os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(1)

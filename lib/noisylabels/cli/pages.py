@@ -275,6 +275,8 @@ def checked(given: list[list[str]], known: Mapping[str, Parameter], path: Path) 
                 f"{path.stem} has no parameter {name!r}{nearest(name, known)}; "
                 f"allowed: {', '.join(known)}."
             )
+        if name in values:
+            raise ValueError(f"-p {name} is given twice; give it once.")
         values[name] = _value(text, known[name])
     return values
 

@@ -73,7 +73,7 @@ def _filters(p: argparse.ArgumentParser) -> None:
     p.add_argument("--method", metavar="M", help="only this method")
     p.add_argument("--dataset", metavar="D", help="only this data set")
     p.add_argument("--noise", metavar="N", help="only this noise")
-    p.add_argument("--rate", type=float, metavar="R", help="only this nominal noise rate")
+    p.add_argument("--rate", type=common.rate, metavar="R", help="only this nominal noise rate")
     p.add_argument("--budget", metavar="B", help=f"one of {', '.join(runs.BUDGETS)}")
 
 

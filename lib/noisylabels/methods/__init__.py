@@ -19,7 +19,7 @@ NAMES: tuple[str, ...] = tuple(sorted(
 def get(name: str) -> ModuleType:
     """The module of that method; an unknown name is an error that lists the known ones."""
     if name not in NAMES:
-        near = difflib.get_close_matches(name, NAMES, n=1)
+        near = difflib.get_close_matches(str(name), NAMES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else "."
         raise ValueError(f"unknown method {name!r}; allowed: {', '.join(NAMES)}{hint}")
     return importlib.import_module(f"{__name__}.{name}")
