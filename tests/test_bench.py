@@ -550,7 +550,8 @@ def test_a_worker_answers_each_order_and_tells_its_errors():
     assert ended >= begun
     mine.send(0)
     thread.join()
-    wrong = engine.Recipe(network="nothing", batch_size=8)
+    wrong = engine.Recipe(network="tiny", batch_size=8)
+    object.__setattr__(wrong, "network", "nothing")
     seeds.worker(theirs, wrong, engine.Execution("cpu"), 2, 1, 0)
     assert mine.recv().startswith("ValueError: unknown network 'nothing'")
 

@@ -503,7 +503,7 @@ def test_at_the_paper_budget_network_and_options_must_be_the_printed_ones():
     assert row.rstrip().endswith("reproduced"), "the badge alone; its sentence is a title"
     assert 'title="Ours 54.00 (mean of 3 runs), published 53.82: 0.18 apart, 2.00 allowed."' in (
         figures.table([cell])._repr_html_())
-    none = made_up([0.9, 0.54], dataset="cifar10", budget="paper", noise="superclass", rate=0.4)
+    none = made_up([0.9, 0.54], dataset="cifar100", budget="paper", noise="superclass", rate=0.4)
     assert "No paper prints a number for these settings." in text_of(
         figures.summary_table([none])._repr_html_())
     other = dataclasses.replace(cell.setting, options={**cell.setting.options,

@@ -134,7 +134,7 @@ def test_a_damaged_matrix_is_named(small):
     path = _sources.file("cifar10", False, small)
     good = path.read_text()
     for bad, words in ((good.replace("airplane", "plane", 1), "official order"),
-                       (good.replace("60", "0.6", 1), "must hold counts"),
+                       (good.replace("60", "0.6", 1), "must hold whole numbers"),
                        ("# nothing\n", "official order")):
         path.write_text(bad)
         with pytest.raises(ValueError, match=words):

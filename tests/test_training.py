@@ -62,7 +62,8 @@ def test_learning_rates_by_epoch(recipe, expected):
 
 @pytest.mark.parametrize("bad, words", [
     (dict(schedule="linear"), "unknown schedule 'linear'; allowed: constant"),
-    (dict(precision="float16"), "allowed: float32, bfloat16"), (dict(epochs=0), "at least 1")])
+    (dict(precision="float16"), "allowed: float32, bfloat16"),
+    (dict(epochs=0), r"in \[1, 100000\], not 0")])
 def test_a_bad_recipe_is_refused(bad, words):
     with pytest.raises(ValueError, match=words):
         Recipe(**bad)
@@ -101,7 +102,7 @@ def test_settings_resolve_by_budget():
     (dict(method="gce", q="much"), "option 'q' takes float, not 'much'"),
     (dict(method="gce", epochs=2.5), "option 'epochs' takes int"),
     (dict(method="gce", nesterov="perhaps"), "option 'nesterov' takes bool"),
-    (dict(method="gce", rate=-0.1), "outside \\[0, 1\\]"),
+    (dict(method="gce", rate=-0.1), r"in \[0, 1\], not -0.1"),
     (dict(method="gce", dataset="cifar10"), "smoke budget is made for the digits")])
 def test_a_bad_setting_says_what_is_allowed(call, words):
     with pytest.raises(ValueError, match=words):
@@ -266,9 +267,9 @@ def test_a_killed_run_ends_with_the_same_numbers(home, tmp_path_factory, how):
     process.send_signal(how)
     process.wait()
     assert runs.find(home / "data" / "runs") == []
-    rest = start_run(home).communicate(timeout=60)[0].split()
+    rest = start_run(home).communicate(timeout=600)[0].split()
     assert rest[-1] == "done" and len(rest) <= 6, f"at most one finished epoch was redone: {rest}"
-    start_run(whole).communicate(timeout=60)
+    start_run(whole).communicate(timeout=600)
     a, b = (runs.find(h / "data" / "runs")[0] for h in (home, whole))
     assert a.setting == b.setting and len(a.epochs["test"]) == 8
     same_numbers(a, b)
@@ -277,7 +278,7 @@ def test_a_killed_run_ends_with_the_same_numbers(home, tmp_path_factory, how):
 
 def test_of_two_processes_one_trains_and_one_waits(home):
     pair = [start_run(home), start_run(home)]
-    said = [p.communicate(timeout=60)[0].split() for p in pair]
+    said = [p.communicate(timeout=600)[0].split() for p in pair]
     trained = [words for words in said if "1" in words]
     loaded = [words for words in said if "1" not in words]
     assert len(trained) == 1 and loaded == [["waiting", "done"]]
