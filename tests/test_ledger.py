@@ -97,7 +97,7 @@ def test_rules_and_evaluators_agree():
 def test_an_unknown_rule_is_named_with_its_line(tmp_path):
     text = (published.paths.published_dir() / "checks.csv").read_text().splitlines()
     text[3] = text[3].replace(",above,", ",beats,")
-    (tmp_path / "checks.csv").write_text("\n".join(text))
+    (tmp_path / "checks.csv").write_text("\n".join([*text, ""]), encoding="utf-8")
     with pytest.raises(ValueError, match=r"line 4: rule 'beats' is not one of above, number"):
         published.load_checks(tmp_path)
 
