@@ -105,6 +105,9 @@ def test_a_quick_run_makes_the_whole_table(quick):
     facts = found["environment"]
     assert (facts["data"], facts["device"], facts["batch_size"]) == ("made-up images", "cpu", 16)
     assert {"hardware", "versions", "commit", "date", "clock", "minutes"} <= set(facts)
+    said = f"instructions: {facts['instructions']}"
+    assert facts["instructions"] == engine.instructions()
+    assert any(said in block.splitlines() for block in printed)
     assert any(line.startswith("floor ") for block in printed for line in block.splitlines())
 
 

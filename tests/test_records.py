@@ -394,6 +394,42 @@ def test_B3_each_part_of_a_run_says_with_what_it_was_made(call, monkeypatch):
     assert "ONEDNN_MAX_CPU_ISA=AVX2" in second["instructions"] != first["instructions"]
     out = call("runs", "show", s.key)[1]
     assert "epochs 1-3" in out and "commit old" in out and "epochs 4-4" in out
+    assert f"processor {run.info['instructions']}" in " ".join(out.split())
+    assert run.info["instructions"] == second["instructions"] == engine.instructions()
+
+
+@pytest.mark.parametrize("limits, expected", [
+    ({}, "AVX512 AVX512_BF16 AMX"),
+    ({"ONEDNN_MAX_CPU_ISA": "avx512_core_bf16"}, "AVX512 AVX512_BF16 ONEDNN_MAX_CPU_ISA=avx512"
+                                                 "_core_bf16"),
+    ({"DNNL_MAX_CPU_ISA": "AVX512_CORE_AMX"}, "AVX512 AVX512_BF16 AMX DNNL_MAX_CPU_ISA=AVX512_CORE"
+                                              "_AMX"),
+    ({"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"},
+     "AVX2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2"),
+])  # fmt: skip
+def test_a_record_names_the_instruction_set_within_its_limits(limits, expected, monkeypatch):
+    for name in engine.LIMITS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in limits.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: expected.split()[0])
+    assert engine.instructions() == expected
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert not {"AVX512_BF16", "AMX"} & set(engine.instructions().split())
+
+
+def test_a_record_of_before_has_no_instructions(say):
+    s = quick()
+    run = lab.run(s)
+    file = run.folder / "run.json"
+    facts = json.loads(file.read_text())
+    del facts["instructions"], facts["parts"][0]["instructions"]
+    file.write_text(json.dumps(facts))
+    assert runs.lookup(s).setting.key == s.key
+    assert "processor not recorded" in say("runs", "show", s.key)[1]
 
 
 def test_B3_an_unbroken_run_is_one_part_and_old_checkpoints_say_so(home):

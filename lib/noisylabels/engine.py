@@ -440,3 +440,25 @@ def hardware(device: torch.device | str) -> str:
         model = names[0] if names else model
     threads = torch.get_num_threads()
     return f"{model}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA",
+          "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
+"""Variables of the environment that take instructions from the processor: sums round otherwise."""
+
+
+def instructions() -> str:
+    """The processor's instruction set as torch uses it: "AVX2", "AVX512 AVX512_BF16 AMX", ...
+
+    First what ATen's own loops use; then what oneDNN may use for bfloat16, without which a
+    convolution in bfloat16 is emulated; then every variable of `LIMITS` that is set.
+    """
+    most = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "ALL"
+    newest = most.upper() in ("ALL", "DEFAULT")
+    bf16 = newest or any(word in most.upper() for word in ("BF16", "FP16", "AMX", "AVX10"))
+    amx = newest or "AMX" in most.upper()
+    found = {"AVX512_BF16": bf16 and torch.cpu._is_avx512_bf16_supported(),
+             "AMX": amx and torch.cpu._is_amx_tile_supported()}
+    return " ".join([torch.backends.cpu.get_cpu_capability(),
+                     *(name for name, there in found.items() if there),
+                     *(f"{k}={os.environ[k]}" for k in LIMITS if os.environ.get(k))])

@@ -435,21 +435,15 @@ def facts(s: Setting, task: engine.Task, truth: Truth) -> dict[str, Any]:
     }
 
 
-LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA",
-          "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
-"""Variables of the environment that take instructions from the processor: sums round otherwise."""
-
-
 def made_by(task: engine.Task) -> dict[str, Any]:
     """With what this process trains: everything beside the setting that may move a last digit."""
-    limits = [f"{k}={os.environ[k]}" for k in LIMITS if os.environ.get(k)]
     versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
     if task.device.type == "cuda":
         versions["cuda"] = str(torch.version.cuda)
     return {
         "commit": commit(), "date": runs.now(), "versions": versions,
         "hardware": engine.hardware(task.device), "threads": torch.get_num_threads(),
-        "instructions": " ".join([torch.backends.cpu.get_cpu_capability(), *limits]),
+        "instructions": engine.instructions(),
         "execution": {"compile": task.execution.compile, "graph": task.execution.graph},
     }
 

@@ -53,6 +53,7 @@ def environment(bench: Bench) -> dict[str, Any]:
             continue
     facts: dict[str, Any] = {
         "hardware": engine.hardware(bench.device), "device": bench.device.type,
+        "instructions": engine.instructions(),
         "cpus": os.cpu_count(), "threads": torch.get_num_threads(), "versions": versions,
         "commit": lab.commit(), "date": runs.now(), "clock": bench.clock,
         "network": bench.network, "batch_size": bench.batch_size, "precision": bench.precision,

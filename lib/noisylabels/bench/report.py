@@ -298,7 +298,8 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     """The table as text: a line a row, then what follows from them, then the goals."""
     facts = found["environment"]
     out = [f"{facts['hardware']}, torch {facts['versions'].get('torch')}, {facts['network']}, "
-           f"batch {facts['batch_size']}, {facts['precision']}, {facts['clock']}"]
+           f"batch {facts['batch_size']}, {facts['precision']}, {facts['clock']}",
+           f"instructions: {facts.get('instructions', 'not recorded')}"]
     table = []
     for r in (*found["rows"], *found["derived"]):
         spread = "" if r["rounds"] < 2 else f"{number(r['min'])} to {number(r['max'])}"

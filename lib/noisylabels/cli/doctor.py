@@ -168,7 +168,9 @@ def machine(report: Report, execution: object) -> None:
 
     from .. import engine
 
-    report.say("processor", f"{engine.hardware('cpu')} of {os.cpu_count()}")
+    report.say(
+        "processor", f"{engine.hardware('cpu')} of {os.cpu_count()}; {engine.instructions()}"
+    )
     for k in range(torch.cuda.device_count()):
         memory = torch.cuda.get_device_properties(k).total_memory
         report.say("GPU", f"{torch.cuda.get_device_name(k)}, {common.size(memory)}")

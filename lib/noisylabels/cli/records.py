@@ -177,6 +177,7 @@ def show(args: argparse.Namespace) -> int:
         ("code", f"commit {_known(info, 'commit')}, {_known(info, 'date')}"),
         ("versions", ", ".join(f"{k} {v}" for k, v in info.get("versions", {}).items())),
         ("hardware", _known(info, "hardware")),
+        ("processor", _known(info, "instructions")),
         *_parts(info),
         ("folder", common.shown(run.folder) if run.folder else "none"),
     ]
