@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from noisylabels import _pixels, neighbours
 from noisylabels.neighbours import nearest, nearest_in_batch, purity
 
 
@@ -431,11 +432,63 @@ def test_in_batch_rows_that_are_not_finite_come_last(bad):
     assert torch.equal(index[healthy][:, :5], keep[rest])
 
 
-def test_in_batch_nothing_waits_and_it_compiles():
+def batches():
+    """(features (B, D), k): continuous, rounded, with equal rows, ties, giants and specks."""
+    draws = torch.Generator().manual_seed(5)
+    for seed in range(40):
+        n, dim, k = 20 + 11 * (seed % 9), (2, 7, 64, 512)[seed % 4], 1 + seed % 3
+        x = clustered(n, dim, seed=seed)[0]
+        yield x, k
+        yield x.bfloat16(), k  # as from a network: few bits
+        yield lattice(n, 2 + seed % 3, dim, seed), k
+        yield 1 + 10.0 ** -(1 + seed % 12) * x.double(), k
+        yield x * 10.0 ** (seed % 13 * 6 - 40), k
+        yield torch.cat([x, x[: n // 2], torch.zeros(2, dim), 1e20 * x[:1]]), k
+        rows = torch.randint(n, (n,), generator=draws)
+        yield x[rows] + 2.0**-20 * torch.randint(2, (n, dim), generator=draws), k
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+def test_in_batch_products_choose_as_the_differences_do(metric, monkeypatch):
+    """280 batches: the same numbers, bit for bit, whether a cut may be looked at or not."""
+    direct = neighbours._direct
+    again = []
+    monkeypatch.setattr(neighbours, "_direct",
+                        lambda *a: again.append(len(a[1])) or direct(*a))
+    looked, far_looked, searched = [], [], 0
+    for x, k in batches():
+        index, far = nearest_in_batch(x, k, metric=metric)
+        looked.append(index)
+        far_looked.append(far)
+        searched += len(x)
+    close = sum(again)
+    assert len(looked) == 280 and 0 < close < searched / 2  # most cuts are not close
+    monkeypatch.setattr(_pixels, "may_look", lambda x: False)
+    for (x, k), index, far in zip(batches(), looked, far_looked, strict=True):
+        truth, true_far = nearest_in_batch(x, k, metric=metric)
+        assert torch.equal(index, truth)
+        np.testing.assert_allclose(far, true_far, rtol=2e-7)  # sums in another order
+    assert sum(again) == close + searched
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+def test_in_batch_is_a_sort_in_float64(metric):
+    for n, (x, k) in enumerate(batches()):
+        if n % 7 in (0, 1, 2, 6) and n < 140 and len(x) < 70:
+            truth, true_far = sorted_neighbours(x.float(), k, metric)
+            index, far = nearest_in_batch(x, k, metric=metric)
+            np.testing.assert_allclose(far, true_far, rtol=3e-7, atol=1e-13)
+            if metric == "l2":
+                assert torch.equal(index, truth)
+
+
+def test_in_batch_nothing_waits_and_it_compiles(monkeypatch):
+    monkeypatch.setattr(_pixels, "may_look", lambda x: False)  # as on a GPU
     with FakeTensorMode():
         index, far = nearest_in_batch(torch.rand(128, 16), 2)
         assert index.shape == far.shape == (128, 2)
         assert purity(index, torch.randint(10, (128,))).shape == (128,)
+    monkeypatch.undo()
     x, _ = clustered(64)
     compiled = torch.compile(nearest_in_batch, backend="eager", fullgraph=True)
     assert torch.equal(compiled(x, 3)[0], nearest_in_batch(x, 3)[0])

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from . import _pixels
+
 METRICS = ("l2", "cosine")
 BACKENDS = ("exact", "hnsw")
 _SPARE = 8  # candidates beyond k whose distances are computed: mends rounding of the product
@@ -122,14 +124,21 @@ def nearest_in_batch(features: Tensor, k: int, *, metric: str = "l2") -> tuple[T
     """The k nearest other rows for each row of a batch (B, D): index int64, distance, (B, k).
 
     As `nearest`, in one piece, from all B x B distances: no waiting for the device, and fit for
-    torch.compile. Rows that are not finite come last among the neighbours instead of raising.
+    torch.compile. An eager step on a CPU, where reading costs no wait, chooses by products and
+    searches from the differences only the rows whose cut is close: 2 to 10 times faster, with the
+    same neighbours. Rows that are not finite come last among them instead of raising.
     """
     _known("metric", metric, METRICS)
     raw = _matrix(features)
     _check_k(k, len(raw) - 1)
     with torch.autocast(raw.device.type, enabled=False):
         base = _space(raw, metric)
-        index, far = _direct(base, torch.arange(len(base), device=raw.device), base, k)
+        if _pixels.may_look(raw) and 4 * k < len(base):
+            index, far, close = _by_scores(base, k)
+            if len(rows := close.nonzero()[:, 0]):
+                index[rows], far[rows] = _direct(base[rows], rows, base, k)
+        else:
+            index, far = _direct(base, torch.arange(len(base), device=raw.device), base, k)
         return index, base.reported(far).nan_to_num(math.inf, math.inf)
 
 
@@ -206,7 +215,13 @@ class _Space:
         return len(self.raw)
 
     def __getitem__(self, rows: Tensor | slice) -> _Space:
-        return _Space(self.raw[rows], self.factor[rows], self.zero[rows], self.metric)
+        def pick(x: Tensor) -> Tensor:
+            if isinstance(rows, slice):
+                return x[rows]
+            # much faster than an index of two dimensions
+            return x.index_select(0, rows.flatten()).unflatten(0, rows.shape)
+
+        return _Space(pick(self.raw), pick(self.factor), pick(self.zero), self.metric)
 
     def full(self) -> Tensor:
         """The rows in float64."""
@@ -276,6 +291,28 @@ def _direct(points: _Space, own: Tensor | None, base: _Space, k: int) -> _Found:
         ranked = ranked.scatter(1, own[:, None], math.inf)
     index = ranked.sort(dim=1, stable=True).indices[:, :k]
     return index, far.gather(1, index)
+
+
+def _by_scores(base: _Space, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The k nearest other rows by products in float64, and for which rows the cut is close.
+
+    A score a.b - |b|^2 / 2 about the mean of all rows is off by D 2^-52 (|a| + |a - b|)^2 at most.
+    A cut is not close if no such error, nor the distances' rounding to float32, can move it.
+    """
+    flat = base.full()
+    flat -= flat.mean(0)
+    square = flat.square().sum(1)
+    half = 0.5 * square
+    if base.metric == "cosine":  # a row of zeros is as far from all rows
+        half = torch.where(base.zero, 0.5 + half, half)
+    scores = torch.mm(flat, flat.T).sub_(half).fill_diagonal_(-math.inf)
+    best, among = scores.topk(k + 1)
+    near, cut = (square[:, None] - 2 * best[:, k - 1 :]).unbind(1)
+    reach = square.sqrt() + cut.clamp(min=0).sqrt()
+    error = 2.0**-51 * flat.shape[1] * reach.square() + 2.0**-22 * cut
+    sure = (0.5 * (cut - near) > error) & (near > 1e-27) & (cut < 1e70) & ~base.zero
+    index, far, _ = base.rank(base, among[:, :k])
+    return index, far, ~sure
 
 
 # ------------------------------------------------------------------------------------------- exact
