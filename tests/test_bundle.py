@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import tarfile
 
 import pytest
@@ -464,8 +465,9 @@ def test_checkpoints_that_are_not_what_they_say_are_refused(at, tmp_path):
             (s.key, {s.key: good}, evil.getvalue(), "cannot be read"),
             (s.key, {s.key: {**good, "epochs": 3}}, held.getvalue(), "of another setting"),
             ("12345678", {"12345678": good}, held.getvalue(), "of another setting")):
-        with pytest.raises(BundleError, match=words):
+        with pytest.raises(BundleError, match=words) as said:
             bundle.unpack(bundle_of(tmp_path, key=key, about=about, pt=pt))
+        assert not re.search("KeyError|TypeError|weights_only|not subscriptable", str(said.value))
     assert tree(home) == {}
     taken = bundle.unpack(bundle_of(tmp_path, key=s.key, about={s.key: good}, pt=held.getvalue()))
     assert taken.checkpoints == [f"{s}: 2 epochs done"]

@@ -310,7 +310,7 @@ def test_a_checkpoint_that_lacks_something_is_named(call, home, monkeypatch, lac
     del held[lacks]
     torch.save(held, file)
     code, _, err = call(*TINY)
-    assert code == 1 and f"block-0.pt cannot be read ('{lacks}'); delete its folder" in err
+    assert code == 1 and f"block-0.pt cannot be read (it has no '{lacks}'); delete" in err
 
 
 def test_a_damaged_checkpoint_is_named(call, home):
@@ -353,10 +353,17 @@ def test_a_failed_run_says_so_and_is_tried_again_only_on_demand(call):
     (["--method", "gce", "--set", "q=much"], "option 'q' takes float, not 'much'"),
     (["--method", "gce", "--set", "noise_seed=1"], "use --noise-seed"),
     (["--method", "gce", "--rate", "1.5"], "rate must be a number in [0, 1], not 1.5"),
-    (["--method", "gce", "--epochs", "0"], "epochs must be a whole number in [1, 100000], not 0"),
-    (["--method", "gce", "--seed", "-1"], "a whole number from 0 on is needed, not '-1'"),
-    (["--method", "gce", "--seed", "abc"], "a whole number from 0 on is needed, not 'abc'"),
-    (["--method", "gce", "--seed", "4294967296"], "from 0 to 4294967295, not 4294967296"),
+    (["--method", "gce", "--epochs", "0"], "--epochs: a whole number from 1 on is needed, no"),
+    (["--method", "gce", "--epochs", "1.5"], "a whole number from 1 on is needed, not '1.5'"),
+    (["--method", "gce", "--seed", "-1"], "from 0 to 4294967295 is needed, not '-1'"),
+    (["--method", "gce", "--seed", "abc"], "--seed: a whole number from 0 to 4294967295 is"),
+    (["--method", "gce", "--seed", "4294967296"], "--seed: a whole number from 0 to 4294967295"),
+    (["--method", "gce", "--init-seed", "99999999999"], "--init-seed: a whole number from 0 to"),
+    (["--method", "gce", "--seed", "1", "--split-seed", "1", "--noise-seed", "2", "--init-seed",
+      "3", "--dry-run"], "--seed has nothing to decide beside --split-seed"),
+    (["--method", "gce", "--noise", "human"], "people's labels are human-aggre, human-worse, hum"),
+    (["--method", "gce", "--noise", "human-worse"], "unknown noise 'human-worse' (of cifar10)"),
+    (["--method", "gce", "--budget", "laptop"], "wrn28-10; the smoke budget takes tiny."),
     (["--method", "gce", "--set", "batch_size=inf"], "'batch_size' takes int, not 'inf'"),
     (["--method", "gce", "--set", "lr=-1"], "lr must be a number in [0, 1000000000], not -1"),
     (["--method", "gce", "--set", "lr=nan"], "lr must be a number in [0, 1000000000], not nan"),
@@ -707,7 +714,7 @@ def test_pages_and_their_parameters_are_listed(call, page, home):
 
 
 @pytest.mark.parametrize("given, value", [
-    (("seed", "-3"), -3), (("rate", "1"), 1.0), (("rate", "1e-5"), 1e-5), (("budget", "7"), "7"),
+    (("cap", "-3"), -3), (("rate", "1"), 1.0), (("rate", "1e-5"), 1e-5), (("budget", "7"), "7"),
     (("rates", "[1, 0.5]"), [1.0, 0.5]), (("rates", "(0.1,)"), [0.1]), (("cap", "none"), None),
     (("cap", "7"), 7), (("anything", "{'a': 1}"), {"a": 1}), (("anything", "word"), "word"),
     (("fast", "True"), True), (("grid", "[]"), []), (("methods", "['a', 'b']"), ["a", "b"]),
@@ -758,6 +765,121 @@ def test_the_pages_name_the_ranges_of_their_parameters(name, parameter, value):
     path = REPO / "notebooks" / f"{name}.ipynb"
     with pytest.raises(ValueError, match=f"parameter '{parameter}' takes .*, not {value}"):
         pages.checked([[parameter, value]], pages.parameters_of(path), path)
+
+
+PAGES = sorted((REPO / "notebooks").glob("*.ipynb"))
+
+
+@pytest.fixture
+def no_kernel(monkeypatch):
+    monkeypatch.setattr(pages, "run", lambda *a: pytest.fail("a kernel was started"))
+
+
+@pytest.mark.parametrize("about, offered", [
+    ("digits | cifar10 | cifar100", ("digits", "cifar10", "cifar100")),
+    ("of the run of your own: digits | cifar10", ("digits", "cifar10")),
+    ("smoke (digits, seconds) | laptop | paper (hours: on one GPU)", ("smoke", "laptop", "paper")),
+    ("a share, 0 to 1", ()), ("", ()), ("digits, cifar10 or cifar100", ()),
+])
+def test_choices_are_read_from_a_comment(about, offered):
+    assert pages.choices(about) == offered
+
+
+def test_a_text_that_a_parameters_comment_does_not_offer_is_refused(call, home, no_kernel):
+    path = notebook(home / "notebooks" / "choices.ipynb",
+                    'data: str = "a"  # where from: a | bee (made up) | c\n'
+                    'many = ["a"]  # a | bee\nnoise = "x"  # which; not "none"\n'
+                    'odd: str = "z"  # a | b\n')
+    refused(call("page", "choices", "-p", "data", "be"),
+            "parameter 'data' takes a, bee or c, not 'be' (nearest: 'bee').")
+    refused(call("page", "choices", "-p", "many", "['a', 'x']"), "takes a or bee, not 'x'.")
+    refused(call("page", "choices", "-p", "noise", "none"), "takes all but 'none' here")
+    fits = [["data", "bee"], ["many", "['bee']"], ["noise", "y"], ["odd", "z"]]  # its default too
+    assert list(pages.checked(fits, pages.parameters_of(path), path).values()) == [
+        "bee", ["bee"], "y", "z"]
+    assert not (home / "_build").exists()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_no_page_takes_a_word_that_it_does_not_know(call, home, no_kernel, page):
+    tried = 0
+    for name, parameter in pages.parameters_of(page).items():
+        for kind, values in (("str", ("no such thing",)), ("int", ("-1", "99999999999")),
+                             ("float", ("nan", "-0.1", "1.5"))):
+            for value in values if kind in parameter.kinds else ():
+                tried += 1
+                code, out, err = call("page", page, "-p", name, value)
+                assert (code, out, err.count("\n")) in ((2, "", 1), (1, "", 1)), (name, value, err)
+                assert "Traceback" not in err and len(err) < 700
+    assert tried or not pages.parameters_of(page)
+
+
+@pytest.mark.parametrize("name, given, said", [
+    ("memorisation", "dataset mnist", "'dataset' takes digits, cifar10 or cifar100, not 'mnist'"),
+    ("memorisation", "budget lap", "takes smoke, laptop, fast or paper, not 'lap' (nearest: 'lap"),
+    ("memorisation", "dataset cifar10", "the smoke budget is made for the digits; use laptop"),
+    ("memorisation", "budget laptop", "'small' does not fit the images of digits"),
+    ("neighbours", "noise none", "takes all but 'none' here"),
+    ("small_loss", "noise symetric", "unknown noise 'symetric' (nearest: symmetric)"),
+    ("small_loss", "noise superclass", "needs superclasses"),
+    ("small_loss", "noise human", "human-noisy_fine of cifar100"),
+    ("neighbours", "noise semantic noise_rate 1", "its rate must lie in [0, 1)"),
+    ("drpl", "noise ood-uniform", "unknown noise 'ood-uniform' (of cifar10 and cifar100)"),
+    ("drpl", "noise none", "'none' takes rate 0 or None, not 0.6"),
+    ("drpl", "dataset cifar100 budget laptop noise human-aggre", "(of cifar10)"),
+    ("mixnn", "methods mixnn,gcee", "unknown method 'gcee'"),
+    ("mixnn", "methods gce,gce", "'methods' names 'gce' twice"), ("ieg", "methods ", "method ''"),
+    ("sanm", "photographs hear", "takes recorded, here or record, not 'hear' (nearest: 'here')"),
+    ("ledger", "state reproducd", "unknown state 'reproducd' (nearest: 'reproduced')"),
+    ("speed", "network resnet7", "unknown network 'resnet7'"),
+    ("speed", "hardware cray", "no recorded result is from 'cray'"),
+    ("sanm", "seed 4294967296", "'seed' takes a whole number from 0 to 4294967295"),
+])  # fmt: skip
+def test_pages_refuse_what_their_runs_would_before_a_kernel_starts(
+        call, home, no_kernel, name, given, said):
+    words = given.split(" ")
+    pairs = [x for k in range(0, len(words), 2) for x in ("-p", words[k], words[k + 1])]
+    refused(call("page", REPO / "notebooks" / f"{name}.ipynb", *pairs), said)
+
+
+@pytest.mark.parametrize("name, given, needs", [
+    ("memorisation", "dataset cifar10 budget laptop", "doctor --download cifar10"),
+    ("drpl", "dataset cifar100 budget laptop seeds 1", "doctor --download cifar100"),
+    ("mixnn", "photographs here", "doctor --download cifar10"),
+    ("neighbours", "photographs record", "doctor --download cifar10"),
+])
+def test_a_page_says_which_images_it_lacks_before_it_runs(call, home, no_kernel, name, given,
+                                                          needs):
+    words = given.split()
+    pairs = [x for k in range(0, len(words), 2) for x in ("-p", words[k], words[k + 1])]
+    code, out, err = call("page", REPO / "notebooks" / f"{name}.ipynb", *pairs)
+    assert (code, out) == (1, "") and needs in err and err.count("\n") == 1
+
+
+def test_recorded_runs_need_no_images(home, monkeypatch):
+    """A page that loads all its runs is not told to fetch images."""
+    s = lab.setting("gce", "cifar10", "symmetric", 0.4, "laptop", 0)
+    runs.save(s, {"status": "finished", "last": 0.5, "epochs": 1, "seconds": 1.0,
+                  "realised_rate": 0.36, "hardware": "x"},
+              [{"stage": "train", "epoch": 1, "test": 0.5}])
+    path = REPO / "notebooks" / "drpl.ipynb"
+    known = pages.parameters_of(path)
+    given = {"dataset": "cifar10", "budget": "laptop", "noise_rate": 0.4, "methods": "gce"}
+    pages.check_runs({**given, "seeds": 1}, known, path)
+    with pytest.raises(common.Failed, match=r"drpl needs what is not here: cifar10 \("):
+        pages.check_runs({**given, "seeds": 2}, known, path)
+
+
+@pytest.mark.parametrize("words, said", [
+    (["--list", "-p", "x", "1"], "--list lists the pages and takes no page, -p or -o"),
+    (["tiny", "--list"], "--help-parameters"), (["--list", "-o", "x.ipynb"], "--list lists"),
+    (["tiny", "-p", "seed=3", "4"], "-p takes two words, KEY VALUE: -p seed 3."),
+    (["-p", "seed=3", "tiny"], "-p takes two words, KEY VALUE: -p seed 3."),
+    (["tiny", "-p", "seed=3"], "-p takes 2 words, KEY VALUE, without = "),
+    (["--list", "-p", "x=1"], "-p takes 2 words, KEY VALUE, without = "),
+])
+def test_pairs_are_two_words(call, page, no_kernel, words, said):
+    refused(call("page", *words), said)
 
 
 def test_page_stands_before_papermill_which_runs_defaults_for_a_misspelt_parameter():
@@ -1044,7 +1166,9 @@ def test_torchvision_that_does_not_import_is_only_noted(monkeypatch):
         raise RuntimeError("no nms\nmore")
 
     monkeypatch.setattr(_torchvision, "import_torchvision", fail)
-    assert "its import fails (no nms)" in doctor._torchvision_state()
+    said = doctor._torchvision_state()
+    assert "its import fails (RuntimeError), so CIFAR cannot be downloaded" in said
+    assert "no nms" not in said
 
 
 def test_ranges_of_versions(monkeypatch):

@@ -394,6 +394,18 @@ def test_confusion_matrix_by_hand():
     torch.testing.assert_close(small[0], torch.tensor([0, 4 / 6, 2 / 6], dtype=torch.float64))
 
 
+@pytest.mark.parametrize("matrix, words", [
+    ([[1, 2], [3]], "a table of numbers, its rows equally long"),
+    ([["a", "b", "c"]] * 3, "a table of numbers"), ([[None] * 3] * 3, "finite numbers from 0 on"),
+    ([[1, 2]] * 3, r"shape \(3, 3\), not \(3, 2\)"), (np.ones(3), r"not \(3,\)"),
+    (-np.eye(3), "finite numbers from 0 on"), (np.full((3, 3), np.nan), "finite numbers from 0"),
+    (np.full((3, 3), np.inf), "finite numbers from 0 on"),
+])
+def test_a_matrix_that_is_none_is_refused_in_our_words(matrix, words):
+    with pytest.raises(ValueError, match=f"^matrix must .*{words}"):
+        noise.corrupt(labels(3, 90), "confusion", 0.5, 3, 0, matrix=matrix)
+
+
 def test_replaced_images_uniform():
     out = draw("ood-uniform", 0.4, source_labels=None, source_count=N)
     assert torch.equal(out.y_given, out.y_true) and torch.equal(out.wrong, out.replaced)

@@ -628,8 +628,6 @@ def test_the_table_holds_our_runs_against_the_printed_numbers(call, home, cifar,
 
 
 @pytest.mark.parametrize("words, code, said", [
-    (["--out", "file"], 1, "no report can be written to file: File exists; name another"),
-    (["--out", "file/below"], 1, "no report can be written to file/below: Not a directory"),
     (["--out", "taken"], 2, "taken/reproduce-smoke.csv is a folder"),
     (["--pack", "x.tar", "--part-mb", "1"], 2, "x-1of2.tar is there and is no bundle"),
     (["--pack", "y.tar"], 2, "y.tar is a folder"),
@@ -642,6 +640,17 @@ def test_what_cannot_be_written_is_said_before_any_training(
     monkeypatch.setattr(workers, "train_all", None)
     got, out, err = call(*smoke("--minutes", 1, *words))
     assert (got, out) == (code, "") and said in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"], ["--pack"]])
+@pytest.mark.parametrize("out", ["file", "file/below", "file/below/deep"])
+def test_a_report_below_a_file_is_refused_before_any_plan(call, home, monkeypatch, out, more):
+    (home / "file").write_text("in the way")
+    monkeypatch.setattr(planning, "select", None)
+    code, said, err = call("--out", out, *more)
+    assert (code, said) == (1, "") and err.count("\n") == 1
+    assert f"written to {out}: {home / 'file'} is no folder; name another folder by --out" in err
+    assert {p.name for p in home.iterdir()} <= {"file", "data"}  # nothing was made
 
 
 def test_a_folder_that_is_closed_is_said_before_any_training(call, home, timed, monkeypatch):

@@ -168,7 +168,11 @@ def test_an_unknown_method_of_any_type_is_one_sentence():
 
 
 @pytest.mark.parametrize("name, value, message", [
-    ("seed", True, "split_seed must be a whole number from 0 to 4294967295, not True"),
+    ("seed", True, "^seed must be a whole number from 0 to 4294967295, not True"),
+    ("seed", 2**32, "^seed must be"), ("dataset", 5, "unknown dataset 5; allowed: digits"),
+    ("noise", None, "unknown noise None .nearest: none.; allowed"),
+    ("budget", ["smoke"], "unknown budget"),
+    ("budget", "larptop", "unknown budget 'larptop' .nearest: laptop.; allowed: smoke"),
     ("seed", "3", "not '3'"), ("seed", 1.5, "not 1.5"), ("seed", -1, "not -1"),
     ("init_seed", 2**32, "init_seed must be"), ("max_samples", 50.5, "max_samples must be"),
     ("trusted_per_class", -1, "trusted_per_class must be"),

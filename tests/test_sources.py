@@ -133,12 +133,32 @@ def test_too_many_images_are_refused(small):
 def test_a_damaged_matrix_is_named(small):
     path = _sources.file("cifar10", False, small)
     good = path.read_text()
-    for bad, words in ((good.replace("airplane", "plane", 1), "official order"),
-                       (good.replace("60", "0.6", 1), "must hold whole numbers"),
-                       ("# nothing\n", "official order")):
-        path.write_text(bad)
-        with pytest.raises(ValueError, match=words):
+    lines = good.splitlines()
+    for bad, words in (
+        (good.replace("airplane", "plane", 1), "official order"),
+        (good.replace("60", "0.6", 1), "whole numbers from 0 on, not '0.6' .row 'airplane'"),
+        (good.replace("40", "nan", 1), "whole numbers from 0 on, not 'nan'"),
+        (good.replace("40", "-40", 1), "not '-40'"), (good.replace("40", "inf", 1), "not 'inf'"),
+        (good.replace("40", "", 1), "not ''"), (good.replace("40", "4_0", 1), "not '4_0'"),
+        (good.replace("40", "9" * 400, 1), "not '99999999999999999999' "),
+        (good.replace("60", "61", 1), "equally many images of each class, not 100 of 'automobile'"
+                                      " and 101 of 'airplane'"),
+        (good.replace("60", "0").replace("40", "0"), "not 0 of 'airplane'"),
+        (good.replace("60,40", "60,40,0", 1), "the row 'airplane' has 11 numbers, not 10"),
+        ("\n".join([*lines[:-1], lines[-1].rsplit(",", 1)[0]]), "'truck' has 9 numbers, not 10"),
+        ("\n".join(lines[:-1]), "10 classes .* and the 10 of cifar10 as rows, .* not 10 and 9"),
+        (good + lines[-1] + "\n", "not 10 and 11"), (good + "\n\n", "official order"),
+        (good.replace("truck", "truck,boat", 1), "not 11 and 10"), ("# nothing\n", "not 0 and 0"),
+        (good.replace("truck", '"truck', 1), "is no table of comma-separated values"),
+        (good.encode("utf-16"), "is no table of comma-separated values"),
+    ):
+        path.write_bytes(bad if isinstance(bad, bytes) else bad.encode())
+        with pytest.raises(ValueError, match=words) as refused:
             _sources.matrix("cifar10", folder=small)
+        said = str(refused.value)
+        assert said.endswith("; rebuild it.") and "\n" not in said and len(said) < 400
+    path.write_text(good)
+    assert _sources.matrix("cifar10", folder=small).sum() == 1000
     path.unlink()
     with pytest.raises(FileNotFoundError, match="rebuild\\('cifar10'\\) makes it anew"):
         _sources.matrix("cifar10", folder=small)

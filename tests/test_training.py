@@ -350,6 +350,16 @@ def test_a_checkpoint_that_a_thread_could_not_write_is_an_error(home):
     log.finish()
 
 
+def test_a_checkpoint_that_torch_could_not_write_is_told_in_our_words(home, monkeypatch):
+    def cut(content, file):
+        raise RuntimeError("[enforce fail at inline_container.cc:603] . unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(torch, "save", cut)
+    with pytest.raises(runs.StoreError, match="block-0.pt .it was cut off.; free") as said:
+        lab.run(quick())
+    assert "enforce" not in str(said.value)
+
+
 def test_a_damaged_checkpoint_is_named(home):
     s = quick()
     file = home / "data" / "cache" / "checkpoints" / s.key / "block-0.pt"

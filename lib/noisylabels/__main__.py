@@ -21,7 +21,7 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from . import __version__
-from .cli.common import Failed, nearest, plain
+from .cli.common import OUT_OF_MEMORY, Failed, deliberate, nearest, plain
 
 # word -> (module, what it does, an example)
 COMMANDS = {
@@ -61,6 +61,17 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message} (see `{self.prog} --help`).")
+
+    def _match_argument(self, action: argparse.Action, arg_strings_pattern: str) -> int:
+        try:
+            return super()._match_argument(action, arg_strings_pattern)
+        except argparse.ArgumentError:
+            if not isinstance(action.metavar, tuple):
+                raise
+            words = f"{len(action.metavar)} words, {' '.join(action.metavar)}"
+            raise argparse.ArgumentError(
+                None, f"{'/'.join(action.option_strings)} takes {words}, without ="
+            ) from None
 
     def _check_value(self, action: argparse.Action, value: object) -> None:
         if action.choices is not None and value not in action.choices:
@@ -144,15 +155,6 @@ def _options(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]
     return known
 
 
-def deliberate(error: BaseException) -> bool:
-    """Whether our own code raised it: then its text is the whole message."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    name = trace.tb_frame.f_globals.get("__name__", "") if trace is not None else ""
-    return name.split(".")[0] == "noisylabels" or name == "__main__"
-
-
 class Unheard:
     """A stream that falls silent when its reader goes."""
 
@@ -225,11 +227,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(f"{error}{hint}", 1)
     except (RuntimeError, OSError) as error:
         if type(error).__name__ == "OutOfMemoryError":
-            return _say(
-                "the GPU has not enough free memory for this; take a smaller network or "
-                "batch (--set batch_size=64), or --device cpu.",
-                1,
-            )
+            return _say(OUT_OF_MEMORY, 1)
         if not deliberate(error) and not isinstance(error, OSError):
             raise
         return _say(str(error), 1)

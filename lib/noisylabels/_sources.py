@@ -22,6 +22,7 @@ such draws (`noise_redrawn`).
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,8 @@ def replace(dataset: str, images: Tensor, noisy: Tensor, labels: NoisyLabels) ->
 def matrix(dataset: str, of_source: bool = False, folder: Path | None = None) -> np.ndarray:
     """Counts, float64: (classes, classes), or (classes of the source, classes).
 
-    Raises FileNotFoundError without the file, ValueError for one that does not fit the classes.
+    Each row counts the images of one class, of which all data sets here hold equally many. Raises
+    FileNotFoundError without the file, ValueError for one that is not such a table.
     """
     path = file(dataset, of_source, folder)
     if not path.is_file():
@@ -96,17 +98,33 @@ def matrix(dataset: str, of_source: bool = False, folder: Path | None = None) ->
             f"{path} is missing; it comes with the project's files, and "
             f"noisylabels.confusions.rebuild({dataset!r}) makes it anew."
         )
-    with open(path, encoding="utf-8", newline="") as f:
-        rows = list(csv.reader(line for line in f if not line.startswith("#")))
-    expected = (names(SOURCES[dataset] if of_source else dataset), names(dataset))
-    found = (tuple(row[0] for row in rows[1:]), tuple(rows[0][1:]) if rows else ())
-    if found != expected:
-        raise ValueError(f"{path} must have the classes of {dataset} as columns and its rows in "
-                         f"their official order; rebuild it.")
     try:
-        return np.array([[float(int(v)) for v in row[1:]] for row in rows[1:]])
-    except ValueError as error:
-        raise ValueError(f"{path} must hold whole numbers; rebuild it.") from error
+        lines = path.read_text(encoding="utf-8").splitlines()
+        rows = list(csv.reader((x for x in lines if not x.startswith("#")), strict=True))
+    except (UnicodeDecodeError, csv.Error):
+        raise ValueError(f"{path} is no table of comma-separated values; rebuild it.") from None
+    of = SOURCES[dataset] if of_source else dataset
+    expected = (names(of), names(dataset))
+    found = (tuple(row[0] if row else "" for row in rows[1:]), tuple(rows[0][1:]) if rows else ())
+    if found != expected:
+        raise ValueError(
+            f"{path} must have the {len(expected[1])} classes of {dataset} as columns and the "
+            f"{len(expected[0])} of {of} as rows, in their official order, not {len(found[1])} "
+            f"and {len(found[0])}; rebuild it.")
+    for row in rows[1:]:
+        if len(row) != len(rows[0]):
+            raise ValueError(f"{path}: the row {row[0]!r} has {len(row) - 1} numbers, not "
+                             f"{len(rows[0]) - 1}; rebuild it.")
+        if bad := [v for v in row[1:] if not re.fullmatch("[0-9]{1,9}", v)]:
+            raise ValueError(f"{path} must hold whole numbers from 0 on, not {bad[0][:20]!r} (row "
+                             f"{row[0]!r}); rebuild it.")
+    counts = np.array([[float(v) for v in row[1:]] for row in rows[1:]])
+    sums = counts.sum(1)
+    if sums[0] == 0 or (sums != sums[0]).any():
+        k = int((sums != sums[0]).argmax())
+        raise ValueError(f"{path} must count equally many images of each class, not {sums[k]:.0f} "
+                         f"of {names(of)[k]!r} and {sums[0]:.0f} of {names(of)[0]!r}; rebuild it.")
+    return counts
 
 
 def file(dataset: str, of_source: bool = False, folder: Path | None = None) -> Path:

@@ -83,8 +83,9 @@ def setting(method: str, dataset: str = "digits", noise: str = "symmetric", rate
     """
     module = methods.get(method)
     rate = runs._share("rate", rate)
-    if budget not in BUDGETS:
-        raise ValueError(f"unknown budget {budget!r}; allowed: {', '.join(BUDGETS)}.")
+    seed = runs._whole("seed", seed, 0, ranges.MOST_SEED)  # under its own name
+    if budget not in tuple(BUDGETS):
+        raise ValueError(_unknown("budget", budget, tuple(BUDGETS)))
     if dataset not in datasets.NAMES:
         raise ValueError(_unknown("dataset", dataset, datasets.NAMES))
     if budget == "smoke" and dataset != "digits":
@@ -92,7 +93,7 @@ def setting(method: str, dataset: str = "digits", noise: str = "symmetric", rate
                          f"{dataset}.")
     known = noise_kinds(dataset)
     if noise not in known:
-        raise ValueError(_unknown("noise", noise, known))
+        raise ValueError(_unknown("noise", noise, known, _elsewhere(noise)))
     if noise.startswith("human-"):
         rate = 1.0  # people labelled everything; the realised rate is measured
     values = dict(module.published(dataset, noise, rate))
@@ -173,7 +174,7 @@ def check(s: Setting) -> None:
         fit = [name for name in networks.NAMES if networks.last_map(name, pixels)[1] > 1]
         raise ValueError(f"network {recipe.network!r} does not fit the images of {s.dataset}: of "
                          f"{pixels}x{pixels} pixels its last map keeps {side}x{side}; networks "
-                         f"that fit: {', '.join(fit)}.")
+                         f"that fit: {', '.join(fit)}{_smoke(s)}.")
     if s.noise in noise.KINDS and s.noise not in (*NOT_BY_NAME, *_sources.KINDS):
         noise.corrupt(torch.arange(classes), s.noise, s.rate, classes, 0, dataset=s.dataset)
     if semantic.is_semantic(s.noise) and s.rate == 1:
@@ -206,10 +207,26 @@ def noise_kinds(dataset: str) -> tuple[str, ...]:
     return (*(k for k in noise.KINDS if k not in without), *semantic.kinds(dataset), *human)
 
 
-def _unknown(what: str, name: str, allowed: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, list(allowed), n=1)
-    hint = f" (nearest: {near[0]})" if near else ""
-    return f"unknown {what} {name!r}{hint}; allowed: {', '.join(allowed)}."
+def _unknown(what: str, name: Any, allowed: Sequence[str], hint: str = "") -> str:
+    near = difflib.get_close_matches(str(name), list(allowed), n=1)
+    hint = hint or (f" (nearest: {near[0]})" if near else "")
+    return f"unknown {what} {ranges.shown(name)}{hint}; allowed: {', '.join(allowed)}."
+
+
+def _elsewhere(noise: Any) -> str:
+    """Where a noise belongs that a data set does not have: " (of cifar10)", or nothing."""
+    if noise == "human":
+        each = (", ".join(k for k in noise_kinds(d) if k.startswith("human-")) + f" of {d}"
+                for d in datasets.HUMAN_LABELS)
+        return f" (people's labels are {' and '.join(each)})"
+    others = [d for d in datasets.NAMES if noise in noise_kinds(d)]
+    return f" (of {' and '.join(others)})" if others else ""
+
+
+def _smoke(s: Setting) -> str:
+    """How to get a network that fits the digits, where the budget chose one that does not."""
+    own = s.options["network"] == BUDGETS[s.budget].get("network")
+    return "; the smoke budget takes tiny" if s.dataset == "digits" and own else ""
 
 
 def _typed(cls: Any, options: dict[str, Any]) -> dict[str, Any]:
@@ -307,7 +324,7 @@ def _noise_arguments(s: Setting, data: datasets.Dataset, y_all: Tensor, chosen: 
                      noisy: Tensor, execution: engine.Execution) -> dict[str, Any]:
     official = next((v for k, v in noise.OFFICIAL_SEEDS.items() if s.noise.startswith(k)), 0)
     common = dict(rate=s.rate, num_classes=data.num_classes,
-                  seed=(official + s.noise_seed) % (runs.MOST_SEED + 1))
+                  seed=(official + s.noise_seed) % (ranges.MOST_SEED + 1))
     if s.noise.startswith("human-"):
         human = datasets.human_labels(s.dataset, s.noise.removeprefix("human-"),
                                       y_true=y_all)

@@ -623,7 +623,10 @@ def _matrix(kind: str, matrix: Matrix | None, shape: tuple[int | None, int]) -> 
     if matrix is None:
         raise ValueError(f"noise kind {kind!r} needs {' and '.join(NEEDS[kind])}")
     raw = matrix.detach().cpu().numpy() if isinstance(matrix, Tensor) else matrix
-    m = np.array(raw, np.float64)
+    try:
+        m = np.array(raw, np.float64)
+    except (ValueError, TypeError, OverflowError):
+        raise ValueError("matrix must be a table of numbers, its rows equally long") from None
     rows = "source classes" if shape[0] is None else shape[0]
     if m.ndim != 2 or m.shape[1] != shape[1] or shape[0] not in (None, m.shape[0]):
         raise ValueError(f"matrix must have shape ({rows}, {shape[1]}), not {m.shape}")

@@ -21,6 +21,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+MOST_SEED = 2**32 - 1  # what numpy's generators take
+
 
 @dataclass(frozen=True)
 class Interval:

@@ -293,13 +293,17 @@ class Recorder:
         saved = read_checkpoint(file)
         try:
             self._agrees(saved, count, stage)
+        except ValueError as error:
+            raise _not_to_be_used(file, str(error)) from error
+        try:
             for mine, theirs in zip(state, saved["state"], strict=True):
                 _put_back(mine, theirs)
             for name, drawn in saved["generators"].items():
                 self.task.rng(name).set_state(drawn)
             handed = {k: v.to(self.task.device) for k, v in saved["signals"].items()}
         except Exception as error:  # whatever a file that somebody made by hand may hold
-            raise _not_to_be_used(file, _reason(error)) from error
+            raise _not_to_be_used(file, "its networks, optimisers or random draws are not those "
+                                  "of this run") from error
         self.rows, self._handed = list(saved["rows"]), handed
         self.resumed_at = len(self.rows)
         self._earlier = [dict(p) for p in saved.get("parts", ())]
@@ -318,7 +322,8 @@ class Recorder:
         if [r["stage"] for r in before] != [r["stage"] for r in self.rows]:
             raise ValueError(f"{len(before)} epochs of earlier stages stand in it, there are "
                              f"{len(self.rows)}")
-        if any(len(v) != len(self.task) for v in saved["signals"].values()):
+        if any(not isinstance(v, Tensor) or v.shape[:1] != (len(self.task),)
+               for v in saved["signals"].values()):
             raise ValueError("its signals are of another number of samples")
 
 
@@ -333,20 +338,19 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     """A block's checkpoint, its form checked. A StoreError says what is wrong, in our own words:
     torch's advice for a file that it cannot read is to run code out of it."""
     try:
-        return schema.check_checkpoint(torch.load(file, map_location="cpu", weights_only=True))
+        held = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise StoreError(f"the checkpoint {file} cannot be read ({error.strerror or error}); make "
                          f"it readable and start the run again. Nothing says that it is damaged."
                          ) from error
-    except (ValueError, KeyError) as error:
-        raise _not_to_be_used(file, _reason(error)) from error
     except Exception as error:  # a damaged file can raise anything
         raise _not_to_be_used(file, "it is cut, or no checkpoint of this program") from error
-
-
-def _reason(error: Exception) -> str:
-    """One line of our own: what torch says of shapes, or what does not agree."""
-    return str(error).strip().split("\n")[0] or type(error).__name__
+    try:
+        return schema.check_checkpoint(held)
+    except ValueError as error:
+        raise _not_to_be_used(file, str(error)) from error
+    except KeyError as error:
+        raise _not_to_be_used(file, f"it has no {error}") from error
 
 
 def _not_to_be_used(file: Path, why: str) -> StoreError:
@@ -416,5 +420,6 @@ def _write(content: dict[str, Any], file: Path) -> None:
     except (OSError, RuntimeError) as error:
         with suppress(OSError):
             temporary.unlink()
-        raise StoreError(f"could not write the checkpoint {file} ({error}); free the disk or make "
+        why = (error.strerror if isinstance(error, OSError) else None) or "it was cut off"
+        raise StoreError(f"could not write the checkpoint {file} ({why}); free the disk or make "
                          f"the folder writable and start the run again.") from error

@@ -35,11 +35,10 @@ from typing import Any
 import numpy as np
 
 from . import paths, schema
-from .ranges import shown
+from .ranges import MOST_SEED, shown
 
 BUDGETS = ("smoke", "laptop", "fast", "paper")
 FORMAT = 1  # of run.json; older files of a smaller number stay readable
-MOST_SEED = 2**32 - 1  # what numpy's generators take
 MOST_IMAGES = 10**9
 DIGITS = 6  # of a rate: what is computed and what is typed are one number
 DEPTH = 4  # folders from the store to a run; one with a dot is being written

@@ -211,21 +211,23 @@ def read_signals(content: bytes, facts: Mapping[str, Any]) -> dict[str, np.ndarr
     `wrong` says whether that label is wrong. Records of before they were kept have none of the
     first two, and everything in float16.
     """
-    samples, out = facts.get("samples"), {}
-    rows = facts.get("epochs", 0) + 1
+    samples, rows = facts.get("samples"), facts.get("epochs", 0) + 1
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as z:
-            names = z.namelist()
-            for info in z.infolist():
-                if samples is not None and info.file_size > 16 * samples * rows + 4_096:
-                    raise ValueError(f"{shown(info.filename)} is larger than {samples} samples")
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            out = {name: arrays[name] for name in arrays.files}
-    except ValueError:
-        raise
+            held = z.infolist()
     except Exception as error:  # a damaged archive can raise anything
         raise ValueError(f"it is no archive of arrays: {type(error).__name__}") from None
-    if len(set(names)) < len(names):
+    for info in held:
+        if samples is not None and info.file_size > 16 * samples * rows + 4_096:
+            raise ValueError(f"{shown(info.filename)} is larger than {samples} samples")
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            out = {name: arrays[name] for name in arrays.files}
+    except Exception as error:  # numpy's own text advises to read without protection
+        raise ValueError(f"it is no archive of plain arrays: {type(error).__name__}") from None
+    if raw := [name for name, a in out.items() if not isinstance(a, np.ndarray)]:
+        raise ValueError(f"{shown(raw[0])} is no array")
+    if len(out) < len(held):
         raise ValueError("an array stands twice")
     lengths = {a.shape[-1] if a.ndim in (1, 2) else -1 for a in out.values()}
     if len(lengths | ({samples} - {None})) > 1 or -1 in lengths:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import paths, runs, schema
+from ..cli.common import deliberate
 from ..runs import Setting, StoreError
 from . import archive
 from .archive import BundleError, Piece, Source, check_target
@@ -177,10 +178,11 @@ def _staged(content: Mapping[str, list[Piece]], about: Mapping[str, Any], scratc
         except (BundleError, OSError):
             raise
         except Exception as error:  # whatever is in a file that somebody made by hand
-            why = str(error).replace(f"{scratch}{os.sep}", "").split("; delete")[0].rstrip(".")
-            kind = "" if isinstance(error, StoreError) else f"{type(error).__name__}: "
-            raise BundleError(f"the bundle holds {name!r}, which cannot be read "
-                              f"({kind}{why}).") from error
+            why = "it is not as this program writes it"
+            if isinstance(error, (StoreError, ValueError)) and deliberate(error):
+                why = str(error).replace(f"{scratch}{os.sep}", "").split("; delete")[0].rstrip(".")
+            raise BundleError(f"the bundle holds {name!r}, which cannot be read ({why})."
+                              ) from error
     return found
 
 

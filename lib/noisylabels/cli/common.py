@@ -14,11 +14,28 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
+from ..ranges import MOST_SEED
+
 BARS = "▁▂▃▄▅▆▇█"
+
+
+OUT_OF_MEMORY = (
+    "the GPU has not enough free memory for this; take a smaller network or batch "
+    "(--set batch_size=64), or --device cpu."
+)
 
 
 class Failed(RuntimeError):
     """The command could not do its work; the text says why and what to do. Exit code 1."""
+
+
+def deliberate(error: BaseException) -> bool:
+    """Whether our own code raised it: then its text is the whole message."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    name = trace.tb_frame.f_globals.get("__name__", "") if trace is not None else ""
+    return name.split(".")[0] == "noisylabels" or name == "__main__"
 
 
 def nearest(name: str, allowed: Iterable[object]) -> str:
@@ -157,6 +174,17 @@ def whole(text: str) -> int:
     return least(0, text)
 
 
+def epochs(text: str) -> int:
+    """A number of passes."""
+    return least(1, text)
+
+
+def seed(text: str) -> int:
+    """What every generator of random numbers takes."""
+    return int(number(text, f"a whole number from 0 to {MOST_SEED}",
+                      lambda v: text.strip().isdecimal() and v <= MOST_SEED))
+
+
 def least(lowest: int, text: str, other: str = "") -> int:
     """An argument that is a whole number from `lowest` on; `other` says what else it may be."""
     with suppress(ValueError):
@@ -185,6 +213,23 @@ def threads(text: str) -> int:
 def rate(text: str) -> float:
     """A noise rate or another share."""
     return number(text, "a number from 0 to 1", lambda v: 0 <= v <= 1)
+
+
+def absent(dataset: str, noise: str = "") -> str:
+    """What is not here of a data set and of its human labels, with the command that brings it;
+    "" where all is. Files are looked for, not read."""
+    from .. import _cifar, datasets, paths
+
+    if (source := _cifar.SOURCES.get(dataset)) is not None:
+        folders = (source.binary_folder, source.python_folder)
+        if not any((paths.datasets_dir() / f).is_dir() for f in folders):
+            return f"{dataset} (`noisylabels doctor --download {dataset}`)"
+    if noise.startswith("human-"):
+        try:
+            datasets.human_labels(dataset, noise.removeprefix("human-"))
+        except FileNotFoundError:
+            return f"human labels of {dataset} (see `noisylabels doctor`)"
+    return ""
 
 
 def live(stream: TextIO) -> bool:

@@ -159,7 +159,10 @@ def _torchvision_state() -> str:
     try:
         _torchvision.import_torchvision()
     except Exception as error:
-        return f", but its import fails ({str(error).splitlines()[0]}): CIFAR cannot be downloaded"
+        return (
+            f", but its import fails ({type(error).__name__}), so CIFAR cannot be downloaded; "
+            "install the one that goes with this torch"
+        )
     return ", built for another torch: used for downloads only" if _torchvision._declared else ""
 
 

@@ -2,14 +2,23 @@
 
 papermill only warns about a parameter that the notebook does not have and then runs the defaults;
 its own list of parameters also misses some lines (`int | None`, a comment with "="). Here names
-and types are read from the cell tagged `parameters`, and a wrong one is refused. The output gets
-its name only when the whole notebook ran.
+and types are read from the cell tagged `parameters`, and a wrong one is refused. What else a
+parameter allows its comment says, in words that are read here:
+
+    epochs: int = 30        # of its network, 1 or more
+    rate: float = 0.4       # 0 to 1
+    dataset: str = "digits" # of the run: digits | cifar10 | cifar100 (needs CIFAR)
+    noise: str = "symmetric"  # how labels go wrong; not "none"
+
+Parameters that together make a run are held against `lab.setting` before a kernel starts. The
+output gets its name only when the whole notebook ran.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import dataclasses
 import io
 import json
 import math
@@ -20,13 +29,14 @@ import subprocess
 import sys
 import time
 import tokenize
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import paths
+from ..ranges import MOST_SEED
 from . import common, processes
 from .common import Failed, nearest
 
@@ -91,7 +101,14 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    if joined := next((k for k, _ in args.parameters if "=" in k), ""):
+        raise ValueError(f"-p takes two words, KEY VALUE: -p {joined.replace('=', ' ', 1)}.")
     if args.list:
+        if args.name is not None or args.parameters or args.out is not None:
+            raise ValueError(
+                "--list lists the pages and takes no page, -p or -o; a page's parameters are "
+                "listed by `noisylabels page NAME --help-parameters`."
+            )
         print(listing())
         return 0
     if args.name is None:
@@ -112,6 +129,7 @@ def main(args: argparse.Namespace) -> int:
         )
         return 0
     values = checked(args.parameters, known, source)
+    check_runs(values, known, source)
     out = Path(args.out) if args.out else default_output(source, values)
     if out.suffix != ".ipynb":
         raise ValueError(f"the output must be named *.ipynb, not {args.out!r}.")
@@ -291,6 +309,7 @@ def _value(text: str, parameter: Parameter) -> Any:
             if parameter.item == "float" and isinstance(value, list):
                 value = [float(x) for x in value]
             _within(value, parameter)
+            _offered(value, parameter)
             return value
     if not kinds:
         return _literal(text)
@@ -314,6 +333,11 @@ _ALLOWED = (
 
 def _within(value: Any, parameter: Parameter) -> None:
     """Raise ValueError for a number outside the range that the notebook's comment names."""
+    if parameter.name == "seed" and isinstance(value, int):
+        if not 0 <= value <= MOST_SEED:
+            raise ValueError(
+                f"parameter 'seed' takes a whole number from 0 to {MOST_SEED}, not {value}."
+            )
     numbers = value if isinstance(value, list) else [value]
     for x in numbers:
         if not isinstance(x, int | float) or isinstance(x, bool):
@@ -327,6 +351,115 @@ def _within(value: Any, parameter: Parameter) -> None:
                     f"parameter {parameter.name!r} takes {found[0]}, not {x} "
                     f"({parameter.about}; default {parameter.default})."
                 )
+
+
+def choices(about: str) -> tuple[str, ...]:
+    """What a comment offers: of "where from: a | b (said of it) | c" the words a, b and c."""
+    first, *others = about.split(" | ")
+    words = [part.split() for part in (first.rsplit(": ", 1)[-1], *others)]
+    return tuple(part[0] for part in words if part) if others else ()
+
+
+def _a_network(name: str) -> None:
+    from .. import networks
+
+    networks.check_name(name)
+
+
+def _a_state(name: str) -> None:
+    from .. import ledger
+
+    common.choose("state", name, ledger.STATES)
+
+
+def _a_folder(name: str) -> None:
+    from .. import ledger
+
+    ledger.recorded(str(paths.home() / Path(name).expanduser()))  # as the page finds it
+
+
+def _hardware(name: str) -> None:
+    from ..bench import report
+
+    there = dict.fromkeys(str(r["environment"]["hardware"]) for r in report.load())
+    if not any(name in h for h in there):
+        raise ValueError(
+            f"no recorded result is from {name!r}; there are: {', '.join(there) or 'none'}."
+        )
+
+
+_NAMED: dict[str, Callable[[str], None]] = {
+    "a network": _a_network,
+    "state of the ledger": _a_state,
+    "a folder of recorded runs": _a_folder,
+    "recorded hardware's name": _hardware,
+}
+"""What a comment says of a text that the library knows, and what refuses another."""
+
+
+def _offered(value: Any, parameter: Parameter) -> None:
+    """Raise ValueError for a text that the notebook's comment does not offer."""
+    offered = choices(parameter.about)
+    for text in value if isinstance(value, list) else [value]:
+        if not isinstance(text, str) or repr(value) == parameter.default:
+            continue
+        if offered and text not in offered:
+            raise ValueError(
+                f"parameter {parameter.name!r} takes {', '.join(offered[:-1])} or {offered[-1]}, "
+                f"not {text!r}{nearest(text, offered)}."
+            )
+        if f'not "{text}"' in parameter.about:
+            raise ValueError(f"parameter {parameter.name!r} takes all but {text!r} here.")
+        for words, check in _NAMED.items():
+            if words in parameter.about:
+                check(text)
+
+
+_OF_A_RUN = ("dataset", "noise", "noise_rate", "budget", "seed", "methods")
+
+
+def check_runs(values: Mapping[str, Any], known: Mapping[str, Parameter], path: Path) -> None:
+    """Refuse what `lab.setting` would refuse in the kernel, and images that are not here.
+
+    That is by the names that the pages give their parameters: a page with `dataset` and `budget`
+    runs each of `methods` on these (seeds 0, 1, ...; recorded runs are loaded), or without
+    `methods` cross entropy with its `seed`. Raises ValueError, and Failed without the images.
+    """
+    absent = ""
+    if values.get("photographs", "recorded") != "recorded":
+        absent = common.absent("cifar10")
+    if {"dataset", "budget"} <= set(known) and set(values) & {*_OF_A_RUN, *_SEEDS} and (
+        any("lab.setting(" in _source(c) for c in _read(path)["cells"])
+    ):
+        absent = absent or _absent_of_runs({k: _literal(p.default) for k, p in known.items()}
+                                           | dict(values))
+    if absent:
+        raise Failed(f"{path.stem} needs what is not here: {absent}.")
+
+
+_SEEDS = ("seeds", "num_seeds")
+
+
+def _absent_of_runs(all_of: Mapping[str, Any]) -> str:
+    """What the runs of a page lack, all its parameters given; ValueError for an unfit one."""
+    from .. import lab, runs
+
+    lives = "methods" not in all_of
+    methods = ["cross_entropy"] if lives else str(all_of["methods"]).split(",")
+    if twice := next((m for m in methods if methods.count(m) > 1), ""):
+        raise ValueError(f"parameter 'methods' names {twice!r} twice; name each once.")
+    given = {k: all_of[k] for k in ("dataset", "noise", "budget") if k in all_of}
+    if "noise_rate" in all_of:
+        given["rate"] = all_of["noise_rate"]
+    seed = all_of.get("seed", 0) if lives else 0
+    settings = [lab.setting(method, **given, seed=seed) for method in methods]
+    count = next((all_of[n] for n in _SEEDS if n in all_of), 1)
+    if not lives and all(
+        runs.lookup(dataclasses.replace(s, split_seed=k, noise_seed=k, init_seed=k))
+        for s in settings for k in range(count)
+    ):
+        return ""
+    return common.absent(all_of["dataset"], str(all_of.get("noise", "")))
 
 
 def _as(text: str, kind: str) -> Any:

@@ -61,7 +61,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--network", metavar="NET", help="tiny, small, resnet9, preact18, ...")
     what.add_argument(
-        "--epochs", type=common.whole, metavar="N", help="passes over the training images"
+        "--epochs", type=common.epochs, metavar="N", help="passes over the training images"
     )
     what.add_argument(
         "--max-samples",
@@ -90,14 +90,14 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     )
     seeds = p.add_argument_group("random draws")
     seeds.add_argument(
-        "--seed", type=common.whole, default=0, metavar="S", help="all three (default 0)"
+        "--seed", type=common.seed, metavar="S", help="all three (default 0)"
     )
     for name, of in (
         ("split", "subset and validation split"),
         ("noise", "wrong labels"),
         ("init", "initialisation, order, views"),
     ):
-        seeds.add_argument(f"--{name}-seed", type=common.whole, metavar="S", help=f"of the {of}")
+        seeds.add_argument(f"--{name}-seed", type=common.seed, metavar="S", help=f"of the {of}")
     how = p.add_argument_group("how (no part of the setting)")
     how.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:k")
     common.add_threads(how)
@@ -194,6 +194,11 @@ def resolve(args: argparse.Namespace) -> runs.Setting:
                 raise ValueError(f"{name} is given twice, by --{name} and by --set; give it once.")
             options[name] = value
     budget, max_samples, rate = args.budget, args.max_samples, args.rate
+    if args.seed is not None and None not in (args.split_seed, args.noise_seed, args.init_seed):
+        raise ValueError(
+            "--seed has nothing to decide beside --split-seed, --noise-seed and --init-seed; "
+            "leave it out, or one of the three."
+        )
     if budget is None:
         budget = default_budget(args.dataset, args.device)
         max_samples = 0 if max_samples is None else max_samples
@@ -209,7 +214,7 @@ def resolve(args: argparse.Namespace) -> runs.Setting:
         args.noise,
         rate,
         budget,
-        args.seed,
+        args.seed or 0,
         split_seed=args.split_seed,
         noise_seed=args.noise_seed,
         init_seed=args.init_seed,

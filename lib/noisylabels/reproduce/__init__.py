@@ -92,6 +92,8 @@ def main(args: argparse.Namespace) -> int:
     begun = time.monotonic()
     if args.unpack is not None:
         return unpack(args)
+    if args.out is not None:
+        _check_place(args.out)
     target = _target(args)
     from .. import engine
     from ..cli.train import default_budget, given_options
@@ -381,6 +383,15 @@ def _target(args: argparse.Namespace) -> Path | None:
             for part in archive.namesakes(target):
                 archive.check_target(part)
     return target
+
+
+def _check_place(folder: Path) -> None:
+    """Raise at once where no report can be: below a file, in what is closed. Makes nothing."""
+    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(p))
+    why = "" if there.is_dir() else f"{there} is no folder"
+    if why or not os.access(there, os.W_OK | os.X_OK):
+        raise Failed(f"no report can be written to {folder}: {why or 'Permission denied'}; name "
+                     "another folder by --out.")
 
 
 def _check_out(folder: Path, budget: str) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from .. import _cifar, datasets, engine, lab, methods, noise, paths, published, runs
-from ..cli import cost
+from .. import engine, lab, methods, noise, published, runs
+from ..cli import common, cost
 from ..cli.train import epochs_begun
 from ..published import Cell
 from ..runs import Run, Setting
@@ -151,20 +151,8 @@ class _Absent:
     def why(self, dataset: str, noise_kind: str) -> str:
         name = f"{dataset}/{noise_kind}" if noise_kind.startswith("human-") else dataset
         if name not in self._known:
-            self._known[name] = self._look(dataset, noise_kind)
+            self._known[name] = common.absent(dataset, noise_kind)
         return self._known[name]
-
-    def _look(self, dataset: str, noise_kind: str) -> str:
-        if (source := _cifar.SOURCES.get(dataset)) is not None:
-            folders = (source.binary_folder, source.python_folder)
-            if not any((paths.datasets_dir() / f).is_dir() for f in folders):
-                return f"{dataset} (`noisylabels doctor --download {dataset}`)"
-        if noise_kind.startswith("human-"):
-            try:
-                datasets.human_labels(dataset, noise_kind.removeprefix("human-"))
-            except FileNotFoundError:
-                return f"human labels of {dataset} (see `noisylabels doctor`)"
-        return ""
 
 
 # -------------------------------------------------------------------------------- what a run costs

@@ -301,6 +301,7 @@ def main(parent: int) -> int:
 def _one(message: dict[str, Any], tell: Callable[..., None]) -> bool:
     """Train one run; False when the process should not be trusted with another."""
     from .. import engine, lab, runs
+    from ..cli import common
 
     def busy() -> None:
         raise Busy
@@ -321,7 +322,8 @@ def _one(message: dict[str, Any], tell: Callable[..., None]) -> bool:
 
         traceback.print_exc()
         reason = (str(error).strip() or "no reason given").splitlines()[0]
-        tell("broken", why=f"{type(error).__name__}: {reason}")
+        full = type(error).__name__ == "OutOfMemoryError"
+        tell("broken", why=common.OUT_OF_MEMORY if full else f"{type(error).__name__}: {reason}")
         return False
     _tidy(execution)
     return True
