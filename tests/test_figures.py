@@ -475,6 +475,12 @@ def test_a_table_takes_its_differences_from_the_one_judge():
 
 def test_elr_with_restarts_has_a_name_of_its_own():
     assert (figures.name_of("elr"), figures.name_of("elr-cosine")) == ("ELR", "ELR*")
+    assert figures.name_of("elr+") == "ELR+" and figures.name_of("c2d-elr+") == "C2D with ELR+"
+    both = [made_up(method="elr", schedule=k, seed=s)
+            for k in ("steps", "restarts") for s in (0, 1)]
+    assert list(lines(figures.learning_curves(both))) == ["ELR", "ELR*"]
+    assert re.findall(r"elr\S*(?=: )", repr(figures.summary_table(both))) == ["elr", "elr-cosine"]
+    assert _tables.method_of(both[2].setting) == "elr-cosine"
     ours = lab.setting("elr", "cifar10", "symmetric", 0.4, "paper")
     assert ours.options["schedule"] == "restarts" and _tables.method_of(ours) == "elr-cosine"
     row = text_of(figures.summary_table([], [ours])._repr_html_())

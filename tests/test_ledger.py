@@ -605,3 +605,15 @@ def test_top_1_is_an_accuracy_and_not_an_epoch():
 
 def test_a_number_that_was_never_noted_is_not_a_number():
     assert math.isnan(ledger._final(made_up(), "auc"))
+
+
+def test_a_comparison_names_elr_as_it_was_run():
+    check = published.load_checks(claim="mixnn-state-of-the-art")[0]
+    for budget, name in (("fast", "ELR"), ("paper", "ELR*")):
+        of = {}
+        for method in ("mixnn", "elr"):
+            for run in three(method=method, noise="symmetric", rate=0.2, budget=budget):
+                of.setdefault((method, "cifar10", "symmetric", 0.2), {})[
+                    (run.setting.init_seed,) * 3] = run
+        said = [o.words for o in ledger.outcomes(check, of, budget)]
+        assert any(w.startswith(f"MixNN over {name}, CIFAR-10, symmetric 20") for w in said), said

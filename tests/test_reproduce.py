@@ -159,6 +159,14 @@ def test_the_smoke_budget_takes_each_method_and_noise_once_on_the_digits(home):
     assert (s.dataset, s.options["epochs"], s.max_samples, s.seed) == ("digits", 2, 200, "1")
 
 
+def test_elr_with_restarts_has_a_name_of_its_own():
+    def name(noise):
+        return planning.name_of(lab.setting("elr", "cifar10", noise, 0.4, "paper"))
+
+    assert name("symmetric") == "elr-cosine, cifar10, symmetric 40 %, resnet34"
+    assert name("asymmetric") == "elr, cifar10, asymmetric 40 %, resnet34"
+
+
 def test_the_laptop_budget_takes_cifar10_alone_unless_asked(home, cifar):
     chosen = planning.select("laptop", 1)
     assert {g.settings[0].dataset for g in chosen.groups} == {"cifar10"}

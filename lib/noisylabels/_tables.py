@@ -35,7 +35,8 @@ METHODS: dict[str, tuple[str, str]] = {  # name on a page, colour
 }  # fmt: skip
 
 PRINTED = {"mixmatch-kl": "MixMatch-KL", "ieg-no-mixup": "IEG without MixUp",
-           "sanm-c2d": "SANM with C2D"}
+           "sanm-c2d": "SANM with C2D", "elr+": "ELR+", "c2d-elr+": "C2D with ELR+",
+           "c2d-dividemix": "C2D with DivideMix"}
 """Names of methods that are printed and that we run as another with options, or not at all."""
 
 DATASETS = {
@@ -341,7 +342,7 @@ def table(cells: Iterable[Summary], *, caption: str = "", rival: str = "",
         parts.append(markup(html.escape(title), list(map(html.escape, header)), rows, kinds))
         if budget == "paper" and not any(printed):
             parts.append('<p class="nl-note">No paper prints a number for these settings.</p>')
-    text = "; ".join(f"{c.setting.method}: {plus_minus(c.last, c.n)}" for c in cells)
+    text = "; ".join(f"{method_of(c.setting)}: {plus_minus(c.last, c.n)}" for c in cells)
     return Html(STYLE + "".join(parts) if parts else "<p>No cell was asked for.</p>", text)
 
 

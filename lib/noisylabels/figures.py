@@ -25,6 +25,7 @@ from ._tables import (
     METHODS,
     Html,
     Summary,
+    method_of,
     name_of,
     plain_table,
     summaries,
@@ -175,7 +176,8 @@ def learning_curves(runs: Iterable[Run], columns: str | Sequence[str] = "test", 
     columns = [columns] if isinstance(columns, str) else list(columns)
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        groups.setdefault(by(run) if by else name_of(run.setting.method), []).append(run)
+        groups.setdefault(by(run) if by else name_of(method_of(run.setting)),
+                          []).append(run)
     if not groups:
         raise ValueError("there is no run to draw; train one first.")
     if by is None:  # the same order in every figure

@@ -34,6 +34,7 @@ from ._tables import (
     data_name,
     markup,
     mean_last_10,
+    method_of,
     name_of,
     noise_name,
     plain_table,
@@ -204,6 +205,11 @@ def _seen(rule: str, found: Iterable[Run]) -> str:
     return f"{before} {', '.join(shown)}{behind}"
 
 
+def _called(method: str, of: Mapping[Any, Run]) -> str:
+    """The method's name on a page, as these runs of it were made: ELR* where ELR restarts."""
+    return name_of(next((method_of(r.setting) for r in of.values()), method))
+
+
 def outcomes(check: Check, cases: Runs, budget: str = "paper") -> list[Outcome]:
     """The comparisons of a check, one a rate and, for `above`, one a rival. Not for `number`.
 
@@ -216,14 +222,16 @@ def outcomes(check: Check, cases: Runs, budget: str = "paper") -> list[Outcome]:
         where = f"{data_name(check.dataset)}, {noise_name(check.noise, float(rate))}"
         if check.rule == "above":
             for name in check.others.split():
-                found = above(mine, cases.get((name, *at), {}))
-                said = f"{name_of(check.method)} over {name_of(name)}, {where}: {found.words}"
+                theirs = cases.get((name, *at), {})
+                found = above(mine, theirs)
+                said = (f"{_called(check.method, mine)} over {_called(name, theirs)}, {where}: "
+                        f"{found.words}")
                 out.append(found._replace(words=said))
         else:
             hits = [EACH[check.rule](r) for r in mine.values()]
             done = len(hits) >= MIN_RUNS
             holds = True if all(hits) else None if any(hits) else False
-            said = (f"{name_of(check.method)}, {where}: met in {sum(hits)} of {len(hits)} runs "
+            said = (f"{_called(check.method, mine)}, {where}: met in {sum(hits)} of {len(hits)} runs "
                     f"({_seen(check.rule, mine.values())})")
             out.append(Outcome(done, holds if done else None, said))
     if published.decides(budget, check.decidable_at):

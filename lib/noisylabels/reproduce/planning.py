@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from .. import engine, lab, methods, noise, published, runs
+from .._tables import method_of
 from ..cli import common, cost
 from ..cli.train import epochs_begun
 from ..published import Cell
@@ -41,12 +42,15 @@ class Group:
 
 
 def name_of(s: Setting) -> str:
-    """A setting without its seeds, short; at the paper budget with its network."""
+    """A setting without its seeds, short; at the paper budget with its network.
+
+    The method as printed numbers name it: `elr-cosine` is `elr` whose learning rate is restarted.
+    """
     noisy = s.noise if s.noise == "none" or s.noise.startswith("human-") else (
         f"{s.noise} {100 * s.rate:.0f} %")
     more = f", {s.options.get('network')}" if s.budget == "paper" else ""
     more += f", {s.trusted_per_class} trusted a class" if s.trusted_per_class else ""
-    return f"{s.method}, {s.dataset}, {noisy}{more}"
+    return f"{method_of(s)}, {s.dataset}, {noisy}{more}"
 
 
 @dataclass
