@@ -231,8 +231,8 @@ def outcomes(check: Check, cases: Runs, budget: str = "paper") -> list[Outcome]:
             hits = [EACH[check.rule](r) for r in mine.values()]
             done = len(hits) >= MIN_RUNS
             holds = True if all(hits) else None if any(hits) else False
-            said = (f"{_called(check.method, mine)}, {where}: met in {sum(hits)} of {len(hits)} runs "
-                    f"({_seen(check.rule, mine.values())})")
+            said = (f"{_called(check.method, mine)}, {where}: met in {sum(hits)} of {len(hits)} "
+                    f"runs ({_seen(check.rule, mine.values())})")
             out.append(Outcome(done, holds if done else None, said))
     if published.decides(budget, check.decidable_at):
         return out
