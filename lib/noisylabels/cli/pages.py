@@ -30,7 +30,7 @@ import sys
 import time
 import tokenize
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -379,10 +379,12 @@ def _a_folder(name: str) -> None:
 
 
 def _hardware(name: str) -> None:
-    from ..bench import report
-
-    there = dict.fromkeys(str(r["environment"]["hardware"]) for r in report.load())
-    if not any(name in h for h in there):
+    files = sorted((paths.home() / "data" / "bench").glob("*.json"))
+    there = []
+    for file in files:
+        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):  # the page says it
+            there.append(str(json.loads(file.read_text("utf-8"))["environment"]["hardware"]))
+    if len(there) == len(files) and not any(name in h for h in there):
         raise ValueError(
             f"no recorded result is from {name!r}; there are: {', '.join(there) or 'none'}."
         )
