@@ -382,7 +382,7 @@ def _hardware(name: str) -> None:
     files = sorted((paths.home() / "data" / "bench").glob("*.json"))
     there = []
     for file in files:
-        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):  # the page says it
+        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):  # the page says
             there.append(str(json.loads(file.read_text("utf-8"))["environment"]["hardware"]))
     if len(there) == len(files) and not any(name in h for h in there):
         raise ValueError(
