@@ -23,6 +23,7 @@ NOT_AVAILABLE = "not available"
 
 METHODS: dict[str, tuple[str, str]] = {  # name on a page, colour
     "cross_entropy": ("Cross entropy", "#222222"), "mixup": ("Mixup", "#56B4E9"),
+    "cross_entropy_averaged": ("CE, strong views, averaged", "#6E6E6E"),
     "gce": ("GCE", "#E69F00"),
     "elr": ("ELR", "#CC79A7"), "elr-cosine": ("ELR*", "#E0479E"),
     "dividemix": ("DivideMix", "#8B5A2B"), "mixnn": ("MixNN", "#0072B2"),

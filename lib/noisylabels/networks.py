@@ -12,6 +12,7 @@ Every network is one `Network`: a stem, stages, a pooling and a linear head, all
 name      what                                                   parameters, 10 classes
 tiny      3 convolutions for 8x8 digits (1 channel)              56,554
 small     4 convolutions for 32x32 on a CPU core                 61,338
+resnet8   ResNet-8 with a 4x4 stem of stride 2, 32-96-256        974,090
 resnet9   Page's DAWNBench network                               6.57 M
 preact18  PreAct ResNet-18 as DRPL and DivideMix run it          11.17 M
 resnet34  ResNet-34 with the 3x3 CIFAR stem (MixNN, ELR)         21.28 M
@@ -33,7 +34,7 @@ from torch.nn import functional as F
 
 MOST_DEPTH, MOST_WIDTH = 202, 32  # of a wide ResNet
 NAMES = (
-    "tiny", "small", "resnet9", "preact18", "resnet34", "resnet29",
+    "tiny", "small", "resnet8", "resnet9", "preact18", "resnet34", "resnet29",
     "wrn16-2", "wrn28-2", "wrn28-10",
 )  # fmt: skip
 
@@ -253,6 +254,16 @@ def _small(num_classes: int, channels: int, w: int = 16) -> Network:
     return Network(stem, stages, 4 * w, num_classes)
 
 
+def _resnet8(num_classes: int, channels: int) -> Network:
+    """He et al.'s CIFAR ResNet with one block a stage, made for a CPU: the stem halves the map
+    (no overlap is lost: 4x4 windows at stride 2), the stages are wide."""
+    widths = (32, 96, 256)
+    stem = nn.Sequential(Conv2d(channels, widths[0], 4, 2, padding=1, bias=False),
+                         nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True))
+    return Network(stem, _stages(_BasicBlock, widths[0], widths, (1, 1, 1)), widths[-1],
+                   num_classes)
+
+
 def _resnet9(num_classes: int, channels: int) -> Network:
     stem = _conv_bn_relu(channels, 64)
     stages = [
@@ -300,6 +311,7 @@ def _wide(num_classes: int, channels: int, depth: int, width: int) -> Network:
 _BUILDERS: dict[str, tuple[Callable[[int, int], Network], str]] = {
     "tiny": (_tiny, "framework"),
     "small": (_small, "framework"),
+    "resnet8": (_resnet8, "framework"),
     "resnet9": (_resnet9, "framework"),
     "preact18": (_preact18, "fan-out"),
     "resnet34": (_resnet34, "framework"),
@@ -413,6 +425,7 @@ _4_TO_8 = ((3, 1, 0), (2, 1, 0), (2, 1, 0))  # 4 -> 6 -> 7 -> 8, ours
 _DECODERS = {
     "tiny": (64, _4_TO_8),
     "small": (64, _4_TO_32),
+    "resnet8": (256, _4_TO_32),
     "resnet9": (512, _4_TO_32),
     "preact18": (512, _4_TO_32),
     "resnet34": (512, _4_TO_32),

@@ -43,6 +43,11 @@ def cache_dir() -> Path:
     return home() / "data" / "cache"
 
 
+def plans_dir() -> Path:
+    """Which runs a budget is there for, in which order."""
+    return home() / "data" / "plans"
+
+
 def published_dir() -> Path:
     """The papers' own numbers, with their sources."""
     return home() / "data" / "published"

@@ -27,6 +27,9 @@ from . import engine, mixtures, schema
 from .networks import Network
 from .runs import StoreError
 
+LAST = 10  # epochs of a stage after which everything is measured, and which `mean_last_10` means
+FEATURES = 10  # principal components kept of a sample's features: as many as there are classes
+
 Progress = Callable[[Mapping[str, Any]], None]
 Watch = Callable[[int, "Recorder"], None]
 
@@ -62,6 +65,51 @@ class Truth:
     index: Tensor | None = None
 
 
+class Losses:
+    """Every sample's loss after every epoch in a byte each, for detection without retraining.
+
+    A byte b stands for the loss exp(LOW + b (HIGH - LOW) / 255): from 0.0001 to 20, in steps of
+    4.9 %. `kept` thins the epochs out evenly, counted from the last one, until they take `MOST`
+    bytes; `epochs` says which are left.
+    """
+
+    LOW, HIGH, MOST = math.log(1e-4), math.log(20.0), 900_000
+
+    def __init__(self) -> None:
+        self._rows: list[Tensor] = []
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, losses: Tensor) -> None:
+        """The losses (N,) after one more epoch."""
+        place = (losses.clamp_min(1e-30).log() - self.LOW) / (self.HIGH - self.LOW)
+        self._rows.append((255 * place).round().clamp(0, 255).to("cpu", torch.uint8))
+
+    @classmethod
+    def epochs(cls, count: int, samples: int) -> list[int]:
+        """Which of `count` epochs are kept."""
+        apart = -(-count * samples // cls.MOST)
+        return list(range(count, 0, -apart))[::-1] if count else []
+
+    def kept(self, samples: int) -> np.ndarray:
+        """uint8 (epochs kept, N)."""
+        return torch.stack([self._rows[e - 1] for e in self.epochs(len(self), samples)]).numpy()
+
+    @classmethod
+    def read(cls, kept: np.ndarray) -> np.ndarray:
+        """The losses behind the bytes, float32, same shape."""
+        return np.exp(cls.LOW + kept.astype(np.float32) * ((cls.HIGH - cls.LOW) / 255))
+
+    def state(self) -> Tensor:
+        return torch.stack(self._rows) if self._rows else torch.zeros(0, 0, dtype=torch.uint8)
+
+    def put_back(self, state: Tensor, epochs: int) -> None:
+        if len(state) != epochs:
+            raise ValueError(f"it holds the losses of {len(state)} of {epochs} epochs")
+        self._rows = list(state)
+
+
 class Recorder:
     """Follows one training: `for epoch in log.epochs(n, net, opt): ... log.loss(...)`.
 
@@ -72,16 +120,25 @@ class Recorder:
             the ones evaluated. For figures made while training; must not change anything.
         losses_at: epochs after which every sample's cross entropy against its given label is
             kept, as signal `loss-<epoch>`. A run that goes on keeps those it began with as well.
+        features_at: epochs after which every sample's features are kept, as `features-<epoch>`
+            (`FEATURES`, N): their principal components.
+        history: keep every sample's loss after every epoch, as signal `losses` (see `Losses`).
+            The truth's `probe` must be all samples.
+        every: test and validation images are looked at after every so many epochs of a stage,
+            and after its last ten; in between the record has no number.
         about: with what this process trains (commit, versions, hardware, ...): see `parts`.
     """
 
     def __init__(self, task: engine.Task, truth: Truth, checkpoints: Path | None = None,
                  progress: Progress | None = None, watch: Watch | None = None,
-                 losses_at: tuple[int, ...] = (),
+                 losses_at: tuple[int, ...] = (), features_at: tuple[int, ...] = (),
+                 history: bool = False, every: int = 1,
                  about: Mapping[str, Any] | None = None) -> None:
         self.task, self.truth = task, truth
         self.checkpoints, self.progress, self.watch = checkpoints, progress, watch
         self.losses_at, self.about = losses_at, dict(about or {})
+        self.features_at, self.every = features_at, every
+        self.history = Losses() if history else None
         self.rows: list[dict[str, Any]] = []
         self.networks: list[Network] = []
         self.resumed_at = 0
@@ -120,12 +177,15 @@ class Recorder:
             self._synchronise()
             trained = time.perf_counter()
             self.networks = nets
-            row = {"stage": stage, "epoch": len(self.rows) + 1, **self._measure(nets)}
+            full = epoch % self.every == 0 or epoch > count - LAST
+            row = {"stage": stage, "epoch": len(self.rows) + 1, **self._measure(nets, full)}
             row["seconds"] = round(trained - begun, 4)
             row["seconds_evaluating"] = round(time.perf_counter() - trained, 4)
             self.rows.append(row)
             if row["epoch"] in self.losses_at:
                 self.signal(f"loss-{row['epoch']}", engine.losses(nets[0], self.task))
+            if row["epoch"] in self.features_at:
+                self._handed[f"features-{row['epoch']}"] = self._features(nets[0])
             if not self._steps:
                 raise TrainingFailed(f"epoch {row['epoch']} ({stage}) had no step: there were too "
                                      "few samples for a batch.")
@@ -183,6 +243,8 @@ class Recorder:
         """The per-sample arrays handed over last, for the record (`Run.signals` says which);
         empty when there are none."""
         kept = {k: v.cpu().numpy() for k, v in self._handed.items()}
+        if self.history is not None and len(self.history):
+            kept["losses"] = self.history.kept(len(self.task))
         if kept:
             kept["wrong"] = self.truth.wrong.cpu().numpy()
             kept["given"] = self.task.y_given.cpu().numpy().astype(np.int16)
@@ -216,7 +278,16 @@ class Recorder:
         each = [engine.outputs(net, self.task, images)[0] for net in nets or self.networks]
         return torch.stack(each).sum(0)
 
-    def _measure(self, nets: list[Network]) -> dict[str, Any]:
+    def _features(self, net: Network) -> Tensor:
+        """uint8 (FEATURES, N): the leading principal components, in one common unit."""
+        _, found = engine.outputs(net, self.task, features=True)
+        assert found is not None
+        found = found.double() - found.double().mean(0)
+        axes = torch.linalg.eigh(found.T @ found).eigenvectors[:, -FEATURES:].flip(1)
+        there = (found @ axes).T
+        return (there * (127 / there.abs().max().clamp_min(1e-12)) + 128).round().to(torch.uint8)
+
+    def _measure(self, nets: list[Network], full: bool = True) -> dict[str, Any]:
         t = self.truth
 
         def share(hit: Tensor, among: Tensor | None = None) -> Tensor:
@@ -225,13 +296,17 @@ class Recorder:
 
         said = self.logits(self.task.images[t.probe], nets)
         guess = said.argmax(1)
+        if self.history is not None:
+            self.history.add(torch.nn.functional.cross_entropy(said, self.task.y_given,
+                                                               reduction="none"))
         wrong = t.wrong[t.probe].float()
         given, true = self.task.y_given[t.probe], t.y_true[t.probe]
         numbers: dict[str, Tensor | float] = {
             "loss": self._loss_sum / self._steps if self._steps else math.nan,
-            "test": share(self.logits(t.x_test, nets).argmax(1) == t.y_test),
-            "val": share(self.logits(t.x_val, nets).argmax(1) == t.y_val) if len(t.x_val)
+            "test": share(self.logits(t.x_test, nets).argmax(1) == t.y_test) if full
             else math.nan,
+            "val": share(self.logits(t.x_val, nets).argmax(1) == t.y_val)
+            if full and len(t.x_val) else math.nan,
             "clean_fit": share(guess == given, 1 - wrong),
             "wrong_fit": share(guess == given, wrong),
             "wrong_corrected": share(guess == true, wrong * ~self._foreign[t.probe]),
@@ -263,6 +338,7 @@ class Recorder:
             "signals": _to_host(self._handed),
             "generators": {k: g.get_state() for k, g in self.task.generators.items()},
             "parts": self.parts, "losses_at": list(self.losses_at),
+            **({} if self.history is None else {"losses": self.history.state()}),
         }
         self.finish()  # at most one write under way
         if self.task.device.type == "cuda":
@@ -301,6 +377,8 @@ class Recorder:
             for name, drawn in saved["generators"].items():
                 self.task.rng(name).set_state(drawn)
             handed = {k: v.to(self.task.device) for k, v in saved["signals"].items()}
+            if self.history is not None:
+                self.history.put_back(saved["losses"], len(saved["rows"]))
         except Exception as error:  # whatever a file that somebody made by hand may hold
             raise _not_to_be_used(file, "its networks, optimisers or random draws are not those "
                                   "of this run") from error
@@ -322,7 +400,7 @@ class Recorder:
         if [r["stage"] for r in before] != [r["stage"] for r in self.rows]:
             raise ValueError(f"{len(before)} epochs of earlier stages stand in it, there are "
                              f"{len(self.rows)}")
-        if any(not isinstance(v, Tensor) or v.shape[:1] != (len(self.task),)
+        if any(not isinstance(v, Tensor) or v.shape[-1:] != (len(self.task),)
                for v in saved["signals"].values()):
             raise ValueError("its signals are of another number of samples")
 

@@ -37,7 +37,7 @@ import numpy as np
 from . import paths, schema
 from .ranges import MOST_SEED, shown
 
-BUDGETS = ("smoke", "laptop", "fast", "paper")
+BUDGETS = ("smoke", "laptop", "desk", "fast", "paper")
 FORMAT = 1  # of run.json; older files of a smaller number stay readable
 MOST_IMAGES = 10**9
 DIGITS = 6  # of a rate: what is computed and what is typed are one number
@@ -61,7 +61,8 @@ class Setting:
     Args:
         method: name of a module in `noisylabels.methods`.
         dataset, noise, rate: what is learned from; `rate` is the nominal rate in [0, 1].
-        budget: `smoke` (digits), `laptop` (real images on a CPU), `fast` or `paper` (one GPU).
+        budget: `smoke` (digits), `laptop` and `desk` (real images on a CPU), `fast` or
+            `paper` (one GPU).
         options: the method's settings, resolved to plain values.
         split_seed, noise_seed, init_seed: three seeds apart, so that each can vary alone.
         max_samples: train on a class-balanced subset of that many images; None means all.
@@ -232,7 +233,7 @@ class Run:
 
     def mean_last(self, count: int = 10, column: str = "test") -> float:
         """Mean over the last `count` epochs of the last stage (all of them if it has fewer)."""
-        return float(np.mean(self.last_stage(column)[-count:]))
+        return float(np.nanmean(self.last_stage(column)[-count:]))
 
     def by_validation(self, column: str = "test") -> float:
         """`column` at the last stage's epoch with the best noisy-validation accuracy (NaN

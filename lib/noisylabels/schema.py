@@ -74,6 +74,9 @@ OPTIONS = Kind("options with plain values", lambda v: isinstance(v, Mapping) and
     _text(k) and (all(map(_scalar, x)) if isinstance(x, (list, tuple)) else _scalar(x))
     for k, x in v.items()))
 
+EPOCHS = Kind("epochs that ascend", lambda v: isinstance(v, list) and all(
+    map(_whole(1).fits, v)) and v == sorted(set(v)))
+
 SETTING = {
     "method": WORD, "dataset": _one_of(DATASETS), "noise": WORD, "rate": SHARE, "budget": WORD,
     "options": OPTIONS, "split_seed": _whole(0), "noise_seed": _whole(0), "init_seed": _whole(0),
@@ -82,14 +85,14 @@ SETTING = {
     "trusted_per_class": _whole(0), "val_fraction": SHARE,
 }  # fmt: skip
 MADE_BY = {"commit": TEXT, "date": TEXT, "versions": TEXTS, "hardware": TEXT,
-           "threads": _whole(1), "instructions": TEXT, "execution": SWITCHES}
+           "threads": _whole(1), "instructions": TEXT, "execution": SWITCHES, "precision": TEXT}
 """With what a run, or a part of one, was made."""
 FACTS = {
     **MADE_BY, "format": _whole(1), "status": _one_of(STATUS), "why": TEXT, "samples": _whole(0),
     "validation": _whole(0), "trusted": _whole(0), "realised_rate": SHARE, "noise_note": TEXT,
     "noise_redrawn": _whole(0), "epochs": _whole(0, MOST_EPOCHS), "last": SHARE,
     "mean_last_10": SHARE, "best": SHARE, "seconds_per_epoch": SECONDS, "seconds": SECONDS,
-    "signals_lack": NAMES,
+    "signals_lack": NAMES, "losses_of": EPOCHS,
 }  # fmt: skip
 PART = {**MADE_BY, "epochs": Kind(
     "the first and the last epoch", lambda v: isinstance(v, (list, tuple)) and len(v) == 2
@@ -180,8 +183,9 @@ def check_epochs(epochs: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> 
     if finished and not seen or facts.get("epochs", rows) != seen:
         raise ValueError(f"test accuracies of {len(test)} epochs, run.json says "
                          f"{facts.get('epochs')}")
-    if finished and np.isnan(test).any():
-        raise ValueError("test must be a number in every epoch of a finished run")
+    if finished and np.isnan(test if "losses_of" not in facts else test[-1:]).any():
+        raise ValueError("test must be a number in every epoch of a finished run" if
+                         "losses_of" not in facts else "the last test accuracy is no number")
     last = facts.get("last")
     if finished and last is not None and not math.isclose(test[-1], last, abs_tol=1e-6):
         raise ValueError(f"the last test accuracy is {test[-1]:g}, run.json says {last:g}")

@@ -106,9 +106,9 @@ def scaled(budget: str, dataset: str, noise: str, rate: float) -> dict[str, Any]
     (At the paper budget it takes 16 of 300.)
     """
     epochs, warm_up, batch = {"smoke": (20, 5, 32), "laptop": (14, 4, 64),
-                              "fast": (30, 5, 64)}[budget]
+                              "desk": (20, 5, 64), "fast": (30, 5, 64)}[budget]
     return {"epochs": epochs, "warm_up": warm_up, "batch_size": batch, "ramp": epochs // 3,
-            "lr": {"smoke": 0.05, "laptop": 0.05, "fast": 0.02}[budget]}
+            "lr": {"smoke": 0.05, "laptop": 0.05, "desk": 0.05, "fast": 0.02}[budget]}
 
 
 def total_epochs(s: Settings, samples: int = 0) -> int:

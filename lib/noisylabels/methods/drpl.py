@@ -101,9 +101,10 @@ def published(dataset: str, noise: str, rate: float) -> dict[str, Any]:
 
 def scaled(budget: str, dataset: str, noise: str, rate: float) -> dict[str, Any]:
     """The same three stages in proportion, still at a high rate until the labels are replaced."""
-    s1, s2, s3 = {"smoke": (16, 12, 20), "laptop": (10, 10, 20), "fast": (20, 24, 40)}[budget]
+    s1, s2, s3 = {"smoke": (16, 12, 20), "laptop": (10, 10, 20), "desk": (28, 37, 64),
+                  "fast": (20, 24, 40)}[budget]
     start = s1 // 2
-    lr = {"smoke": 0.02, "laptop": 0.05, "fast": 0.1}[budget]
+    lr = {"smoke": 0.02, "laptop": 0.05, "desk": 0.1, "fast": 0.1}[budget]
     return {"schedule": "steps", "lr": lr, "relabel_epochs": s1, "relabel_from": start,
             "relabel_milestones": (start + 1, s1 - s1 // 6), "ring": min(4, start),
             "split_epochs": s2, "split_milestones": (s2 * 4 // 7 + 1, s2 * 6 // 7 + 1),

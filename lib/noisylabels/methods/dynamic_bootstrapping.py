@@ -57,9 +57,9 @@ def published(dataset: str, noise: str, rate: float) -> dict[str, Any]:
 
 def scaled(budget: str, dataset: str, noise: str, rate: float) -> dict[str, Any]:
     """The warm-up in proportion: about a third of the epochs, then the lower rate."""
-    warm_up = {"smoke": 10, "laptop": 7, "fast": 14}[budget]
+    warm_up = {"smoke": 10, "laptop": 7, "desk": 22, "fast": 14}[budget]
     return {"warm_up": warm_up, "schedule": "steps",
-            "milestones": (warm_up, {"smoke": 25, "laptop": 17, "fast": 34}[budget])}
+            "milestones": (warm_up, {"smoke": 25, "laptop": 17, "desk": 53, "fast": 34}[budget])}
 
 
 def train(task: engine.Task, s: Settings, log: Recorder) -> nn.Module:

@@ -53,7 +53,7 @@ def published(dataset: str, noise: str, rate: float) -> dict[str, Any]:
 
 def scaled(budget: str, dataset: str, noise: str, rate: float) -> dict[str, Any]:
     """A shorter first training, before labels are learnt by heart."""
-    return {"estimate_epochs": {"smoke": 5, "laptop": 5, "fast": 8}[budget]}
+    return {"estimate_epochs": {"smoke": 5, "laptop": 5, "desk": 12, "fast": 8}[budget]}
 
 
 def total_epochs(s: Settings, samples: int = 0) -> int:

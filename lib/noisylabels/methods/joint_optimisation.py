@@ -76,8 +76,9 @@ def published(dataset: str, noise: str, rate: float) -> dict[str, Any]:
 
 def scaled(budget: str, dataset: str, noise: str, rate: float) -> dict[str, Any]:
     """Both steps in proportion; step 2 has the budget's own schedule."""
-    s1, s2 = {"smoke": (20, 15), "laptop": (15, 10), "fast": (30, 20)}[budget]
-    lr = {"smoke": 0.02, "laptop": 0.05, "fast": 0.05}[budget]
+    s1, s2 = {"smoke": (20, 15), "laptop": (15, 10), "desk": (80, 48),
+              "fast": (30, 20)}[budget]
+    lr = {"smoke": 0.02, "laptop": 0.05, "desk": 0.1, "fast": 0.05}[budget]
     return {"relabel_epochs": s1, "relabel_from": s1 // 3, "ring": min(4, s1 // 3),
             "relabel_lr": lr, "epochs": s2}
 

@@ -167,11 +167,15 @@ def cores() -> int:
 
 def _filters(args: argparse.Namespace, budget: str) -> dict[str, list[str]]:
     """The filters, each name checked against what there is."""
+    from .. import methods
+
     cells = published.load_cells()
     allowed = {"paper": list(published.PAPERS), "method": sorted({c.method for c in cells}),
                "dataset": sorted({c.dataset for c in cells})}
     if budget == "smoke":
         allowed["dataset"] = ["digits"]
+    if budget == "desk":
+        allowed |= {"method": list(methods.NAMES), "dataset": ["cifar10", "cifar100"]}
     return {name: [common.choose(name, value, allowed[name]) for value in getattr(args, name)]
             for name in allowed}
 
@@ -183,9 +187,12 @@ def plan_text(plan: Plan, everything: bool, why: bool = False) -> str:
     """What is to be run in which order, what it costs, what becomes of it, what is left out."""
     chosen = plan.selection
     seeds = len(chosen.groups[0].settings) if chosen.groups else 0
-    lines = [f"{count(chosen.cells, 'printed number')}; {count(len(chosen.groups), 'setting')} "
-             f"x {count(seeds, 'seed')} stand for {sum(len(g.cells) for g in chosen.groups)} of "
-             "them"]
+    many = count(len(chosen.groups), "setting")
+    lines = [f"{count(chosen.cells, 'printed number')}; {many} x {count(seeds, 'seed')} stand for "
+             f"{sum(len(g.cells) for g in chosen.groups)} of them"]
+    if chosen.groups and chosen.groups[0].steps:  # a plan of its own: the numbers of seeds differ
+        lines = [f"{many}, {count(len(chosen.settings), 'run')}: the steps of data/plans, which "
+                 "say the order"]
     for kind, reasons in chosen.left_out.items():
         lines += _listed(kind, reasons, why)
     lines += [f"left out of the store: {common.plain(x)}" for x in plan.strange]

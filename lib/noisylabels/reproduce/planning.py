@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import heapq
 import statistics
 from collections import Counter
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 
-from .. import engine, lab, methods, noise, published, runs
+from .. import engine, lab, methods, noise, paths, published, runs
 from .._tables import method_of
 from ..cli import common, cost
 from ..cli.train import epochs_begun
@@ -27,14 +28,20 @@ TIMED = 0.5  # seconds a timing takes
 
 @dataclass(frozen=True)
 class Group:
-    """One setting but for its seeds, and the printed numbers that it is run for."""
+    """One setting but for its seeds, and the printed numbers that it is run for: or none, and
+    the steps of the budget's own plan at which its seeds are due."""
 
     cells: tuple[Cell, ...]
     settings: tuple[Setting, ...]
+    steps: tuple[int, ...] = ()
 
     @property
     def priority(self) -> int:
-        return min(c.priority for c in self.cells)
+        return min((*(c.priority for c in self.cells), *self.steps))
+
+    def due(self, s: Setting) -> int:
+        """The priority of one of its settings."""
+        return self.steps[self.settings.index(s)] if self.steps else self.priority
 
     @property
     def name(self) -> str:
@@ -42,13 +49,17 @@ class Group:
 
 
 def name_of(s: Setting) -> str:
-    """A setting without its seeds, short; at the paper budget with its network.
+    """A setting without its seeds, short; at the paper budget with its network, at the desk with
+    what its plan changes.
 
     The method as printed numbers name it: `elr-cosine` is `elr` whose learning rate is restarted.
     """
     noisy = s.noise if s.noise == "none" or s.noise.startswith("human-") else (
         f"{s.noise} {100 * s.rate:.0f} %")
     more = f", {s.options.get('network')}" if s.budget == "paper" else ""
+    if s.budget == "desk":
+        usual = lab.setting(s.method, s.dataset, s.noise, s.rate, s.budget)
+        more += "".join(f", {k}={v}" for k, v in s.options.items() if usual.options[k] != v)
     more += f", {s.trusted_per_class} trusted a class" if s.trusted_per_class else ""
     return f"{method_of(s)}, {s.dataset}, {noisy}{more}"
 
@@ -66,6 +77,38 @@ class Selection:
         return [s for g in self.groups for s in g.settings]
 
 
+DESK = "desk.csv"  # of data/plans: the steps of the desk budget, in order
+
+
+def _plan_of_desk(seeds: int, method: Sequence[str], dataset: Sequence[str],
+                  changes: Mapping[str, Any] | None) -> Selection:
+    """The settings of data/plans/desk.csv that pass the filters, each with its seeds below `seeds`
+    and the steps at which they are due. A row's `methods` are names or `all`."""
+    out, absent = Selection(), _Absent()
+    due: dict[str, dict[Setting, int]] = {}
+    with open(paths.plans_dir() / DESK, newline="", encoding="utf-8") as f:
+        rows = list(csv.DictReader(f))
+    for row in rows:
+        if dataset and row["dataset"] not in dataset:
+            continue
+        named = methods.NAMES if row["methods"] == "all" else row["methods"].split()
+        for name in named:
+            if method and name not in method:
+                continue
+            if why := absent.why(row["dataset"], row["noise"]):
+                out.left_out.setdefault(NO_DATA, Counter())[why] += 1
+                continue
+            options = dict(pair.split("=", 1) for pair in row["options"].split())
+            for seed in map(int, row["seeds"].split()):
+                s = lab.setting(name, row["dataset"], row["noise"], float(row["rate"]), "desk",
+                                seed, **{**options, **(changes or {})})
+                if seed < seeds:
+                    due.setdefault(s.cell.key, {}).setdefault(s, int(row["step"]))
+    for settings in due.values():
+        out.groups.append(Group((), tuple(settings), tuple(settings.values())))
+    return out
+
+
 REFUSED = "these options do not go with it"
 CANNOT, NOT_BUILT, NO_DATA, NOT_ASKED = (
     "cannot be run here", "method not built yet", "data not here", "only when asked for")
@@ -77,9 +120,14 @@ def select(budget: str, seeds: int, *, paper: Sequence[str] = (), method: Sequen
 
     `changes` are further arguments of `lab.setting`. At the smoke budget each pair of method and
     noise is taken once, on the digits; the laptop budget takes CIFAR-10 alone unless `dataset`
-    names CIFAR-100. A cell whose method refuses the changes is left out; when all do, the first
-    refusal is raised (ValueError).
+    names CIFAR-100; the desk budget has a plan of its own (`DESK`). A cell whose method refuses
+    the changes is left out; when all do, the first refusal is raised (ValueError).
     """
+    if budget == "desk":
+        if paper:
+            raise ValueError("the desk budget has a plan of its own, by steps and not by papers; "
+                             "choose by --method and --dataset.")
+        return _plan_of_desk(seeds, method, dataset, changes)
     out, absent = Selection(), _Absent()
     refused: list[ValueError] = []
     members: dict[Any, list[Cell]] = {}
@@ -295,7 +343,7 @@ def make(selection: Selection, execution: engine.Execution, jobs: int, again: bo
             if s.key in finished or (s.key in failed and not again):
                 continue
             todo = Todo(s, group, epochs_begun(s), cost.total_epochs(s), estimates.of(s))
-            worth = (not todo.begun, group.priority, not partly, todo.cost.seconds, number,
+            worth = (not todo.begun, group.due(s), not partly, todo.cost.seconds, number,
                      s.split_seed)
             order.append((worth, todo))
     order.sort(key=lambda pair: pair[0])

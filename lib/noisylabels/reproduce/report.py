@@ -256,10 +256,10 @@ def _csv(found: Sequence[Row], budget: str, definitions: _Definitions) -> str:
     writer = csv.DictWriter(out, COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
     for row in found:
-        s, c, first = row.summary, row.cell, row.group.cells[0]
-        told = c or first
+        s, c = row.summary, row.cell
+        told = c or (row.group.cells[0] if row.group.cells else None)
         values: dict[str, Any] = {
-            "cell": told.cell, "paper": told.paper, "table": told.table,
+            **({"cell": told.cell, "paper": told.paper, "table": told.table} if told else {}),
             "method": s.setting.method, "dataset": s.setting.dataset, "noise": s.setting.noise,
             "rate": s.setting.rate, "budget": budget, "network": s.setting.options["network"],
             "n": s.n, "failed": s.failed, "seeds": " ".join(r.setting.seed for r in s.runs),
