@@ -328,8 +328,9 @@ def make(selection: Selection, execution: engine.Execution, jobs: int, again: bo
     """What is recorded, what is begun, what is to do, in order of worth.
 
     First what was begun; then by priority, cells of which some seeds are recorded first, then the
-    cheapest; the seeds of a cell stay together. Failed runs are to do only with `again`. What was
-    timed for a plan `before` is not timed again.
+    cheapest; the seeds of a cell stay together. In a plan by steps: one seed of all cells before
+    the next. Failed runs are to do only with `again`. What was timed for a plan `before` is not
+    timed again.
     """
     recorded, problems = runs.scan()
     wanted = {s.key for s in selection.settings}
@@ -343,7 +344,8 @@ def make(selection: Selection, execution: engine.Execution, jobs: int, again: bo
             if s.key in finished or (s.key in failed and not again):
                 continue
             todo = Todo(s, group, epochs_begun(s), cost.total_epochs(s), estimates.of(s))
-            worth = (not todo.begun, group.due(s), not partly, todo.cost.seconds, number,
+            first = s.split_seed if group.steps else not partly
+            worth = (not todo.begun, group.due(s), first, todo.cost.seconds, number,
                      s.split_seed)
             order.append((worth, todo))
     order.sort(key=lambda pair: pair[0])
