@@ -420,10 +420,13 @@ def test_views_of_a_sample(monkeypatch):
     """Training: AutoAugment twice, RandAugment with cutout twice; guesses: AutoAugment twice."""
     task = a_task()
     auto = views.Chain((task.weak, views.AutoAugment("sanm")))
-    for name, expected in (("strong4", (auto, auto, task.strong, task.strong, auto, auto)),
-                           ("weak2", (task.weak, task.weak))):
+    code = views.Chain((task.weak, views.AutoAugment("sanm", shear="bicubic")))
+    for name, shear, expected in (
+            ("strong4", "nearest", (auto, auto, task.strong, task.strong, auto, auto)),
+            ("strong4", "bicubic", (code, code, task.strong, task.strong, code, code)),
+            ("weak2", "bicubic", (task.weak, task.weak))):
         with monkeypatch.context() as patched:
-            taken = captured(patched, sanm, sanm.train, task, settings(views=name))
+            taken = captured(patched, sanm, sanm.train, task, settings(views=name, shear=shear))
         assert taken["wanted"] == expected
     assert auto != task.strong != task.weak
 

@@ -132,6 +132,26 @@ def test_recorded_settings_are_still_allowed_and_keep_their_keys():
         assert run.folder.name.endswith(run.setting.key)
 
 
+def test_a_field_that_came_later_leaves_the_runs_before_it_their_keys():
+    """SANM's shear: the code's bicubic at the paper budget, the nearest pixel elsewhere."""
+    for found in runs.find(method="sanm"):
+        s = found.setting
+        assert "shear" not in s.options and lab.settings_of(s).shear == "nearest"
+    plain = lab.setting("sanm", "cifar10", "symmetric", 0.4, "laptop")
+    assert "shear" not in plain.options
+    assert lab.setting("sanm", "cifar10", "symmetric", 0.4, "laptop", shear="nearest") == plain
+    assert runs.lookup(plain) is not None, "a recorded run of today"
+    bicubic = lab.setting("sanm", "cifar10", "symmetric", 0.4, "laptop", shear="bicubic")
+    assert bicubic.options["shear"] == "bicubic" and bicubic.key != plain.key
+    assert lab.settings_of(bicubic).shear == "bicubic"
+    for dataset in ("cifar10", "cifar100"):
+        paper = lab.setting("sanm", dataset, "symmetric", 0.4, "paper")
+        assert paper.options["shear"] == "bicubic"
+        assert "shear" not in lab.setting("sanm", dataset, "symmetric", 0.4, "fast").options
+    with pytest.raises(ValueError, match="unknown shear 'cubic'; allowed: nearest, bicubic"):
+        lab.setting("sanm", shear="cubic")
+
+
 # ------------------------------------------------------------------------ types of seeds and rates
 
 

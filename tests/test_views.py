@@ -78,7 +78,8 @@ def from_pil(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy((a[..., None] if a.ndim == 2 else a).copy()).permute(2, 0, 1)
 
 
-def pillow(name: str, image: Image.Image, m: float, fill: int = 0) -> Image.Image:
+def pillow(name: str, image: Image.Image, m: float, fill: int = 0,
+           bicubic: bool = False) -> Image.Image:
     """The oracle: one operation on one image, by Pillow."""
     colour = fill if image.mode == "L" else (fill,) * 3
     matrix = {
@@ -89,7 +90,9 @@ def pillow(name: str, image: Image.Image, m: float, fill: int = 0) -> Image.Imag
     }
     if name in matrix:
         affine = Image.Transform.AFFINE
-        return image.transform(image.size, affine, matrix[name], fillcolor=colour)
+        how = (Image.Resampling.BICUBIC if bicubic and name.startswith("Shear")
+               else Image.Resampling.NEAREST)
+        return image.transform(image.size, affine, matrix[name], how, fillcolor=colour)
     if name == "Rotate":
         return image.rotate(m, fillcolor=colour)
     if name == "Posterize":
@@ -104,10 +107,11 @@ def pillow(name: str, image: Image.Image, m: float, fill: int = 0) -> Image.Imag
     return plain.get(name, ImageOps.invert)(image)
 
 
-def oracle(names, x: torch.Tensor, magnitude, fill: int = 0) -> torch.Tensor:
+def oracle(names, x: torch.Tensor, magnitude, fill: int = 0, bicubic: bool = False
+           ) -> torch.Tensor:
     return torch.stack(
         [
-            from_pil(pillow(name, to_pil(image), float(m), fill))
+            from_pil(pillow(name, to_pil(image), float(m), fill, bicubic))
             for name, image, m in zip(names, x, magnitude, strict=True)
         ]
     )
@@ -155,12 +159,55 @@ def test_every_operation_equals_pillow_in_every_pixel(name, shape):
     assert torch.equal(got, oracle([name] * len(x), x, m[order], fill))
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", _pixels.SHEARS)
+def test_bicubic_shear_equals_pillow_in_every_pixel(name, shape, monkeypatch):
+    x = pictures(*shape)
+    rng = np.random.RandomState(7)
+    m = torch.from_numpy(np.concatenate([magnitudes(name, 90, shape[2], rng) for _ in range(3)]))
+    x, code = x.repeat(3, 1, 1, 1), torch.full((len(m),), CODE[name])
+    want = oracle([name] * len(x), x, m, 93, bicubic=True)
+    for sparse in (True, False):  # images that change, or all, as on an accelerator
+        monkeypatch.setattr(_pixels, "may_look", lambda x, now=sparse: now)
+        assert torch.equal(_pixels.operate(x, code, m, 93, OPS, bicubic=True), want)
+    assert not torch.equal(_pixels.operate(x, code, m, 93, OPS), want) or shape[2] == 1
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_bicubic_is_shear_alone(sparse, monkeypatch):
+    """A stage of mixed operations, and whole views with their draws; the rest stays nearest."""
+    monkeypatch.setattr(_pixels, "may_look", lambda x: sparse)
+    x = pictures(3, 32, 32, 120)
+    rng = np.random.RandomState(3)
+    code = torch.from_numpy(rng.permutation(np.arange(120) % len(OPS)))
+    m = torch.tensor([magnitudes(OPS[c], 1, 32, rng)[0] for c in code], dtype=torch.float64)
+    names = [OPS[c] for c in code]
+    got = _pixels.operate(x, code, m, 77, OPS, bicubic=True)
+    assert torch.equal(got, oracle(names, x, m, 77, bicubic=True))
+    other = [n not in _pixels.SHEARS for n in names]
+    assert torch.equal(got[other], oracle(names, x, m, 77)[other])
+    view, changed = AutoAugment.sanm("bicubic"), 0
+    for seed in range(5):
+        codes, m = view.draw(len(x), (32, 32), seeded(seed))
+        want = x
+        for k in (0, 1):
+            want = oracle([OPS[c] for c in codes[k]], want, m[k], 128, bicubic=True)
+        got = view(x, seeded(seed))
+        assert torch.equal(got, want)
+        changed += int((got != AutoAugment.sanm()(x, seeded(seed))).flatten(1).any(1).sum())
+    assert 5 <= changed <= 40  # 2.8 % of views: 16.8 of 600
+
+
 def test_the_fourteen_operations_on_real_images(cifar10):
     x = cifar10.x_train[:64]
     rng = np.random.RandomState(1)
     for name in OPS:
         m = torch.from_numpy(magnitudes(name, len(x), 32, rng))
         assert torch.equal(views.apply_op(name, x, m), oracle([name] * len(x), x, m)), name
+        if name in _pixels.SHEARS:
+            code = torch.full((len(x),), CODE[name])
+            assert torch.equal(_pixels.operate(x, code, m, 0, OPS, bicubic=True),
+                               oracle([name] * len(x), x, m, bicubic=True))
 
 
 def test_a_stage_of_mixed_operations_touches_each_sample_only_by_its_own():

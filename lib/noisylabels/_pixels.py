@@ -19,7 +19,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-GEOMETRIC = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
+SHEARS = ("ShearX", "ShearY")
+GEOMETRIC = (*SHEARS, "TranslateX", "TranslateY", "Rotate")
 TABULAR = (
     "AutoContrast", "Equalize", "Invert", "Posterize", "Solarize", "Brightness", "Contrast"
 )  # fmt: skip
@@ -87,17 +88,20 @@ def may_look(x: Tensor) -> bool:
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
-def operate(x: Tensor, code: Tensor, magnitude: Tensor, fill: int, ops: tuple[str, ...]) -> Tensor:
+def operate(x: Tensor, code: Tensor, magnitude: Tensor, fill: int, ops: tuple[str, ...],
+            bicubic: bool = False) -> Tensor:
     """One operation per sample: OPS[code[i]] at magnitude[i] on x[i] (B,C,H,W) uint8.
 
     `code` (B,) int64, `magnitude` (B,) float64 in the operation's own unit, `fill` the grey level
     of the holes a geometric operation leaves, `ops` the names that may occur in `code`: a pass
     that none of them needs is left out. On a CPU a pass goes over the images that it changes; an
-    accelerator takes all, so that nothing waits for the host. The pixels are the same.
+    accelerator takes all, so that nothing waits for the host. The pixels are the same. `bicubic`:
+    shear interpolates, everything else stays nearest neighbour.
     """
     sparse = may_look(x)
     passes: tuple[tuple[tuple[str, ...], Callable[..., Tensor]], ...] = (
-        (GEOMETRIC, functools.partial(warp, fill=fill)),
+        (SHEARS if bicubic else (), functools.partial(shear, fill=fill)),
+        (GEOMETRIC[len(SHEARS) * bicubic :], functools.partial(warp, fill=fill, bicubic=bicubic)),
         (TABULAR, functools.partial(look_up, ops=ops)),
         (BLENDED, blend),
     )
@@ -119,11 +123,42 @@ def _fixed(v: Tensor) -> Tensor:
     return (v * 65536.0 + 0.5).floor().to(torch.int32)
 
 
-def warp(x: Tensor, code: Tensor, magnitude: Tensor, fill: int) -> Tensor:
+def _cubic(a: Tensor, b: Tensor, c: Tensor, d: Tensor, at: Tensor) -> Tensor:
+    """Between b (`at` 0) and c (1), in the order of Pillow's sums."""
+    last = -a + b - c + d
+    return b + at * ((-a + c) + at * ((2 * (a - b) + c - d) + at * last))
+
+
+def shear(x: Tensor, code: Tensor, magnitude: Tensor, fill: int) -> Tensor:
+    """ShearX/Y by bicubic interpolation: 4x4 pixels in float64, borders repeated, then cut off.
+
+    An image of another operation comes out as it was: nothing is between its pixels.
+    """
+    h, w = x.shape[2:]
+    zero = torch.zeros_like(magnitude)
+    a1, a3 = (torch.where(code == CODE[name], magnitude, zero)[:, None, None] for name in SHEARS)
+    s = torch.arange(w, device=x.device, dtype=torch.float64) + 0.5
+    t = torch.arange(h, device=x.device, dtype=torch.float64)[:, None] + 0.5
+    u, v = s + a1 * t, a3 * s + t
+    inside = (u >= 0) & (u < w) & (v >= 0) & (v < h)
+    u, v = u - 0.5, v - 0.5
+    left, top = u.floor(), v.floor()
+    col, row = left.clamp(-1, w).to(torch.int32), top.clamp(-1, h).to(torch.int32)
+    du, dv = (u - left)[:, None], (v - top)[:, None]
+
+    def line(k: int) -> Tensor:
+        four = [gather_pixels(x, row + k, col + j, None).double() for j in (-1, 0, 1, 2)]
+        return _cubic(four[0], four[1], four[2], four[3], du)
+
+    value = _cubic(line(-1), line(0), line(1), line(2), dv).clamp(0, 255).to(torch.uint8)
+    return select(inside[:, None], value, fill)
+
+
+def warp(x: Tensor, code: Tensor, magnitude: Tensor, fill: int, bicubic: bool = False) -> Tensor:
     """Pass 1, Rotate (degrees counter-clockwise), ShearX/Y (factor), TranslateX/Y (pixels).
 
     Each is the inverse map (u, v) = (a0 s + a1 t + a2, a3 s + a4 t + a5) from an output pixel's
-    centre (s, t) to the input, nearest neighbour.
+    centre (s, t) to the input, nearest neighbour. `bicubic` leaves out ShearX/Y: see `shear`.
     """
     h, w = x.shape[2:]
     zero = torch.zeros_like(magnitude)
@@ -133,7 +168,7 @@ def warp(x: Tensor, code: Tensor, magnitude: Tensor, fill: int) -> Tensor:
 
     angle = -torch.deg2rad(of("Rotate"))
     cos, sin = angle.cos(), angle.sin()
-    a1, a3 = sin + of("ShearX"), of("ShearY") - sin
+    a1, a3 = (sin, -sin) if bicubic else (sin + of("ShearX"), of("ShearY") - sin)
     # rotation is about the centre; a translation goes to the nearest whole pixel
     dx = (of("TranslateX") + 0.5).floor().clamp(-w, w)
     dy = (of("TranslateY") + 0.5).floor().clamp(-h, h)

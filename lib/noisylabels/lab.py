@@ -124,7 +124,7 @@ def setting(method: str, dataset: str = "digits", noise: str = "symmetric", rate
         max_samples = 0  # all images, however many were asked for
     made = Setting(
         method=method, dataset=dataset, noise=noise, rate=rate, budget=budget,
-        options=dataclasses.asdict(resolved),
+        options=ranges.resolved(resolved),
         split_seed=seed if split_seed is None else split_seed,
         noise_seed=seed if noise_seed is None else noise_seed,
         init_seed=seed if init_seed is None else init_seed,

@@ -63,10 +63,21 @@ def within(interval: str, default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"allowed": Interval.parse(interval)})
 
 
-def one_of(*allowed: str, default: str | None = None) -> Any:
-    """A field that takes one of these words, the first by default."""
+def one_of(*allowed: str, default: str | None = None, later: bool = False) -> Any:
+    """A field that takes one of these words, the first by default.
+
+    `later`: it came when runs were recorded already, which were made with the default; see
+    `resolved`.
+    """
     return dataclasses.field(default=allowed[0] if default is None else default,
-                             metadata={"allowed": allowed})
+                             metadata={"allowed": allowed, "later": later})
+
+
+def resolved(settings: Any) -> dict[str, Any]:
+    """Every field by name, but for those that came later and have their default: so the runs that
+    were recorded before keep their settings, and their keys."""
+    return {f.name: v for f in dataclasses.fields(settings)
+            if (v := getattr(settings, f.name)) != f.default or not f.metadata.get("later")}
 
 
 def named(check: Callable[[str], object], default: str) -> Any:

@@ -65,6 +65,8 @@ CIFAR10_POLICIES = (
 )
 """AutoAugment's 25 sub-policies for CIFAR-10: two of (operation, probability, magnitude index)."""
 
+SHEAR = ("nearest", "bicubic")
+
 Entry = tuple[float, float]  # magnitude = first + random sign * second
 
 
@@ -404,24 +406,26 @@ class AutoAugment:
     `style` gives the magnitudes:
     "torchvision": the bins of torchvision's policy, holes black;
     "sanm": SANM's reading: holes grey 128, rotation always positive, translation 150/331 of the
-    side at index 9 and not rounded, Solarize threshold 256 - 28.44 index. Declared difference: the
-    official code resamples shear bicubically, here everything is nearest neighbour;
+    side at index 9 and not rounded, Solarize threshold 256 - 28.44 index;
     "ieg": the index is the level 0..10 of IEG's mapping, holes mid-grey 128. Declared difference:
     IEG draws from 95 sub-policies; the 25 published ones stand in for them.
-    `fill` overrides the grey level of the holes.
+    `fill` overrides the grey level of the holes. `shear`: ShearX/Y by "nearest" pixel, or
+    "bicubic" as in the official code of SANM; everything else is nearest in all of them.
     """
 
     style: str = "torchvision"
     fill: int | None = None
+    shear: str = "nearest"
 
     def __post_init__(self) -> None:
         _choose("style", self.style, _AUTO_STYLES)
+        _choose("shear", self.shear, SHEAR)
         _check_fill(self.fill)
 
     @classmethod
-    def sanm(cls) -> AutoAugment:
+    def sanm(cls, shear: str = "nearest") -> AutoAugment:
         """SANM's views p1, p2, g1, g2 after crop and flip (also for CIFAR-100)."""
-        return cls("sanm")
+        return cls("sanm", shear=shear)
 
     @classmethod
     def ieg(cls) -> AutoAugment:
@@ -444,7 +448,7 @@ class AutoAugment:
         code, magnitude = self.draw(len(x), (x.shape[2], x.shape[3]), generator)
         fill = _HOLES[self.style] if self.fill is None else self.fill
         for k in range(2):
-            x = _pixels.operate(x, code[k], magnitude[k], fill, OPS)
+            x = _pixels.operate(x, code[k], magnitude[k], fill, OPS, self.shear == "bicubic")
         return x
 
 

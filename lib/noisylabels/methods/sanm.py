@@ -28,7 +28,7 @@ Defaults: the official code (commit e22c42f), with logits, not its double softma
 was not available; where its figure and its users' reports differ from the code (box centred on the
 peak, one box, the given label lowered) there is a setting. Not built: the figure's black box
 (`fill="zero"` is the mean grey of the data set), the code's colour jitter and affine views in
-warm-up (crop and flip serve), bicubic shear. (2.2) to (2.9) are the numbers of this docstring.
+warm-up (crop and flip serve). (2.2) to (2.9) are the numbers of this docstring.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class Settings(dividemix.Settings):
             light grey or colour in normalised units (code) or zero, which is the mean grey.
         modulate: the host's `refined` target, the `given` label, or `none`. clip_targets: no
             negative entries. lambda_rec: weight of L_rec, 0 without decoder.
-        views: see above. head: `probs` repeats the released code's double softmax.
+        views: see above. shear: AutoAugment's, `bicubic` at the `paper` budget (code), else by the
+            nearest pixel. head: `probs` repeats the released code's double softmax.
         elr_beta, elr_lam: of the host ELR.
     """
 
@@ -83,6 +84,7 @@ class Settings(dividemix.Settings):
     head: str = one_of("logits", "probs")
     elr_beta: float = within("[0, 1]", 0.7)
     elr_lam: float = within("[0, 1000]", 3.0)
+    shear: str = one_of("nearest", "bicubic", later=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,7 +97,7 @@ def published(dataset: str, noise: str, rate: float) -> dict[str, Any]:
     elr = ({"elr_beta": 0.9, "elr_lam": 7.0} if dataset == "cifar100" else
            {"elr_beta": 0.9, "elr_lam": 1.0} if dividemix.one_way(noise) else {})
     return {**dividemix.published(dataset, noise, rate), **elr,
-            "warm_up": 20 if dataset == "cifar100" else 10}
+            "warm_up": 20 if dataset == "cifar100" else 10, "shear": "bicubic"}
 
 
 def scaled(budget: str, dataset: str, noise: str, rate: float) -> dict[str, Any]:
@@ -104,7 +106,7 @@ def scaled(budget: str, dataset: str, noise: str, rate: float) -> dict[str, Any]
     There the ramp stays DivideMix's 4 epochs, and only 4 follow the warm-up: the weight of the
     unlabelled loss is at three quarters when the last one begins and full only at its end.
     """
-    return {**dividemix.scaled(budget, dataset, noise, rate),
+    return {**dividemix.scaled(budget, dataset, noise, rate), "shear": "nearest",
             **({"epochs": 8} if budget == "laptop" else {})}
 
 
@@ -184,7 +186,7 @@ def modulate(targets: Tensor, m: Tensor, s: Settings) -> Tensor:
 
 def train(task: engine.Task, s: Settings, log: Recorder) -> Network:
     draws, channels = task.rng("dividemix"), task.images.shape[1]
-    auto = views.Chain((task.weak, views.AutoAugment.sanm()))
+    auto = views.Chain((task.weak, views.AutoAugment.sanm(s.shear)))
     wanted = ((auto, auto, task.strong, task.strong, auto, auto) if s.views == "strong4"
               else (task.weak, task.weak))
     decoders = [networks.decoder(s.network, channels, seed=task.seed + 7 + k).to(task.device)
