@@ -21,7 +21,7 @@ import torch
 
 from conftest import REPO
 from noisylabels import __main__ as cli
-from noisylabels import datasets, engine, lab, runs
+from noisylabels import datasets, engine, lab, photographs, runs
 from noisylabels.cli import common, cost, doctor, pages, records, train
 from noisylabels.runs import Setting
 
@@ -814,9 +814,19 @@ def test_no_page_takes_a_word_that_it_does_not_know(call, home, no_kernel, page)
     assert tried or not pages.parameters_of(page)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_pages_offer_what_the_library_knows(page):
+    """A new data set or budget is named in the pages' comments too."""
+    known = pages.parameters_of(page)
+    for name, words in (("dataset", datasets.NAMES), ("budget", runs.BUDGETS),
+                        ("photographs", photographs.WAYS)):
+        if name in known:
+            assert pages.choices(known[name].about) == tuple(words), name
+
+
 @pytest.mark.parametrize("name, given, said", [
     ("memorisation", "dataset mnist", "'dataset' takes digits, cifar10 or cifar100, not 'mnist'"),
-    ("memorisation", "budget lap", "takes smoke, laptop, fast or paper, not 'lap' (nearest: 'lap"),
+    ("memorisation", "budget lap", "takes smoke, laptop, desk, fast or paper, not 'lap' (nearest"),
     ("memorisation", "dataset cifar10", "the smoke budget is made for the digits; use laptop"),
     ("memorisation", "budget laptop", "'small' does not fit the images of digits"),
     ("neighbours", "noise none", "takes all but 'none' here"),
