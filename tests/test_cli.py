@@ -344,7 +344,7 @@ def test_a_failed_run_says_so_and_is_tried_again_only_on_demand(call):
     (["--method", "gcee"], "did you mean 'gce'"),
     (["--method", "gce", "--dataset", "cifar11"], "(nearest: cifar10)"),
     (["--method", "gce", "--noise", "symetric"], "(nearest: symmetric)"),
-    (["--method", "gce", "--budget", "larptop"], "allowed: smoke, laptop, fast, paper"),
+    (["--method", "gce", "--budget", "larptop"], "allowed: smoke, laptop, desk, fast, paper"),
     (["--method", "gce", "--network", "smal"], "'small'"),
     (["--method", "gce", "--epochs", "2", "--set", "epochs=3"], "epochs is given twice"),
     (["--method", "gce", "--set", "q"], "--set takes KEY=VALUE, such as --set lr=0.1, not 'q'"),
@@ -546,7 +546,7 @@ def test_runs_list_filters_and_counts(call):
         assert one.setting.key in out and two.setting.key not in out and "1 run in" in out
     refused(call("runs", "--method", "mixupp"), "unknown method 'mixupp' (nearest: 'mixup')")
     refused(
-        call("runs", "--budget", "smok"), "(nearest: 'smoke'); allowed: fast, laptop, paper, smoke"
+        call("runs", "--budget", "smok"), "(nearest: 'smoke'); allowed: desk, fast, laptop, paper, smoke"
     )
     refused(call("runs", "--noise", "asymmetric"), "(nearest: 'symmetric')")
 

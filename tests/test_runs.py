@@ -47,7 +47,7 @@ def test_a_setting_survives_its_text():
 
 
 @pytest.mark.parametrize("bad, words", [
-    (dict(budget="huge"), "unknown budget 'huge'; allowed: smoke, laptop, fast, paper"),
+    (dict(budget="huge"), "unknown budget 'huge'; allowed: smoke, laptop, desk, fast, paper"),
     (dict(rate=1.2), "in \\[0, 1\\], not 1.2"),
     (dict(val_fraction=1.0), "nothing to train on; allowed: \\[0, 1\\)")])
 def test_a_bad_setting_is_refused(bad, words):

@@ -97,7 +97,7 @@ def test_settings_resolve_by_budget():
     (dict(method="cross_entropi"), "did you mean 'cross_entropy'"),
     (dict(method="gce", dataset="cifar11"), "nearest: cifar10"),
     (dict(method="gce", noise="symetric"), "nearest: symmetric"),
-    (dict(method="gce", budget="big"), "allowed: smoke, laptop, fast, paper"),
+    (dict(method="gce", budget="big"), "allowed: smoke, laptop, desk, fast, paper"),
     (dict(method="gce", qq=0.5), "unknown option 'qq'"),
     (dict(method="gce", q="much"), "option 'q' takes float, not 'much'"),
     (dict(method="gce", epochs=2.5), "option 'epochs' takes int"),
