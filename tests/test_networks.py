@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from noisylabels import networks
 
-LIGHT = ("tiny", "small", "resnet29", "wrn10-1")
+LIGHT = ("tiny", "small", "resnet8", "resnet29", "wrn10-1")
 ALL = (*networks.NAMES, "wrn10-1")
 
 
@@ -41,6 +41,7 @@ def count(net: nn.Module) -> int:
 COSTS = {
     "tiny": (56_554, 0.001808, 0.005386),
     "small": (61_338, 0.006784, 0.019468),
+    "resnet8": (974_090, 0.0515, 0.1538),
     "resnet9": (6_573_120, 0.759, 2.272),
     "preact18": (11_171_274, 1.111, 3.329),
     "resnet34": (21_282_122, 2.319, 6.953),
@@ -100,6 +101,7 @@ def test_interface_and_shapes(name):
     shapes = {
         "tiny": [(32, 8), (64, 4), (64, 4)],
         "small": [(16, 32), (32, 16), (64, 8), (64, 4)],
+        "resnet8": [(32, 16), (32, 16), (96, 8), (256, 4)],
         "resnet9": [(64, 32), (128, 16), (256, 8), (512, 4)],
         "preact18": [(64, 32), (64, 32), (128, 16), (256, 8), (512, 4)],
         "resnet34": [(64, 32), (64, 32), (128, 16), (256, 8), (512, 4)],

@@ -1,0 +1,255 @@
+"""The desk budget: what it keeps of single samples, how often it looks, in which order it runs."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+
+from conftest import REPO
+from noisylabels import engine, lab, methods, networks, paths, recorder, runs
+from noisylabels.methods import cross_entropy_averaged
+from noisylabels.recorder import Losses, Recorder
+from noisylabels.reproduce import planning
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("NOISYLABELS_HOME", str(tmp_path))
+    return tmp_path
+
+
+def at_desk(method="cross_entropy", noise="symmetric", rate=0.4, **changes):
+    return lab.setting(method, "cifar10", noise, rate, "desk", **changes)
+
+
+# ---------------------------------------------------------------------------- what is kept
+
+
+def test_a_byte_holds_a_loss_to_two_and_a_half_per_cent():
+    losses = torch.logspace(-4, math.log10(20), 5_000)
+    kept = Losses()
+    kept.add(losses)
+    read = Losses.read(kept.kept(len(losses)))[0]
+    assert np.abs(read / losses.numpy() - 1).max() < 0.0245
+    # the ends, and what lies beyond them: 1.0 is ln(1e4)/ln(2e5) of the way, byte 192
+    kept.add(torch.tensor([0.0, 1e-9, 1e-4, 1.0, 20.0, 500.0]))
+    assert kept._rows[-1].tolist() == [0, 0, 0, 192, 255, 255]
+
+
+@pytest.mark.parametrize("epochs, samples, first, apart", [
+    (64, 9_000, 1, 1),  # 576,000 bytes
+    (129, 9_000, 1, 2),  # 1,161,000 bytes are too many: every second epoch, the last among them
+    (300, 9_000, 3, 3),
+])
+def test_epochs_are_thinned_out_until_they_fit(epochs, samples, first, apart):
+    left = Losses.epochs(epochs, samples)
+    assert left[0] == first and left[-1] == epochs and set(np.diff(left)) <= {apart}
+    assert len(left) * samples <= Losses.MOST < (len(left) * 2 + 1) * samples
+    assert Losses.epochs(0, samples) == []
+
+
+def recorded(task, truth, folder=None, **changes):
+    return Recorder(task, truth, folder, history=True, every=2, features_at=(2,), **changes)
+
+
+def test_every_loss_is_kept_and_a_resumed_run_keeps_the_same(home, tmp_path):
+    s = lab.setting("cross_entropy", rate=0.4, epochs=12, max_samples=300)
+    task, truth = lab.prepare(s)
+    seen = []
+    whole = recorded(task, truth, watch=lambda e, log: seen.append(
+        engine.losses(log.networks[0], log.task)))
+    methods.get(s.method).train(task, lab.settings_of(s), whole)
+    kept = whole.signals()
+    np.testing.assert_allclose(Losses.read(kept["losses"]), torch.stack(seen).clamp(1e-4, 20),
+                               rtol=0.025)
+    assert kept["losses"].shape == (12, len(task))
+    # test and validation images: after every second epoch and the last ten
+    assert [math.isnan(row["test"]) for row in whole.rows] == [True] + 11 * [False]
+    assert [math.isnan(row["val"]) for row in whole.rows] == [True] + 11 * [False]
+    assert lab.summary(whole)["best"] == max(row["test"] for row in whole.rows[1:])
+
+    class Killed(Exception):
+        pass
+
+    def kill(epoch, log):
+        if epoch == 5:
+            raise Killed
+
+    begun = recorded(*lab.prepare(s), tmp_path / "c", watch=kill)
+    with pytest.raises(Killed):
+        methods.get(s.method).train(begun.task, lab.settings_of(s), begun)
+    again = recorded(*lab.prepare(s), tmp_path / "c")
+    methods.get(s.method).train(again.task, lab.settings_of(s), again)
+    assert again.resumed_at == 5
+    for name, values in kept.items():
+        np.testing.assert_array_equal(again.signals()[name], values, err_msg=name)
+
+
+def test_features_are_principal_components_in_bytes(home):
+    s = lab.setting("cross_entropy", rate=0.4, epochs=2, max_samples=300)
+    task, truth = lab.prepare(s)
+    log = recorded(task, truth)
+    net = methods.get(s.method).train(task, lab.settings_of(s), log)
+    kept = log.signals()["features-2"]
+    assert kept.shape == (recorder.FEATURES, len(task)) and kept.dtype == np.uint8
+    features = engine.outputs(net, task, features=True)[1].double().numpy()
+    exact = PCA(recorder.FEATURES, svd_solver="full").fit_transform(features).T
+    unit = np.abs(exact).max() / 127
+    mine = kept.astype(float) - 128
+    signs = np.sign((mine * exact).sum(1, keepdims=True))
+    assert np.abs(signs * mine * unit - exact).max() <= 0.51 * unit
+
+
+def test_a_record_without_every_test_number_is_believed_only_where_it_says_so(home):
+    rows = [{"stage": "train", "epoch": k, "loss": 1.0, "test": t, "val": math.nan,
+             "seconds": 1.0, "seconds_evaluating": 0.0}
+            for k, t in enumerate((math.nan, 0.4, math.nan, 0.5), 1)]
+    facts = {"status": "finished", "epochs": 4, "last": 0.5, "samples": 3}
+    with pytest.raises(runs.StoreError, match="test must be a number in every epoch"):
+        runs.save(at_desk(), facts, rows)
+    run = runs.save(at_desk(seed=1), {**facts, "losses_of": [2, 4]}, rows)
+    assert (run.last(), run.best(), run.mean_last()) == (0.5, 0.5, 0.45)
+    rows[-1]["test"] = math.nan
+    with pytest.raises(runs.StoreError, match="the last test accuracy is no number"):
+        runs.save(at_desk(seed=2), {k: v for k, v in facts.items() if k != "last"}
+                  | {"losses_of": [2, 4]}, rows)
+
+
+def test_what_a_desk_run_keeps():
+    kept = lab.kept_of(at_desk(), 64)
+    assert kept == {"losses_at": (64,), "history": True, "every": 4,
+                    "features_at": (3, 6, 16, 32, 48, 64)}
+    assert lab.kept_of(at_desk("mixnn"), 64)["features_at"] == ()
+    assert lab.kept_of(lab.setting("gce"), 30, False) == {"losses_at": ()}
+
+
+# ------------------------------------------------------------------------------- the setting
+
+
+@pytest.mark.parametrize("isa, there, expected", [
+    ("AVX2", "", "float32"), ("AVX512", "", "float32"),
+    ("AVX512", "AVX512_BF16", "bfloat16"), ("AVX512", "AVX512_BF16 AMX", "bfloat16"),
+    ("AVX2", "ONEDNN_MAX_CPU_ISA=AVX512_CORE_AMX", "float32"),
+])
+def test_bfloat16_only_where_the_processor_multiplies_in_it(home, monkeypatch, isa, there,
+                                                            expected):
+    monkeypatch.setattr(engine, "instructions", lambda: f"{isa} {there}".strip())
+    s = lab.setting("cross_entropy", epochs=1, precision="auto")
+    assert lab.prepare(s)[0].precision == expected
+    plain = lab.setting("cross_entropy", epochs=1)
+    assert lab.prepare(plain)[0].precision == "float32"
+
+
+@pytest.mark.parametrize("method", methods.NAMES)
+def test_no_method_costs_more_than_six_times_cross_entropy(method):
+    """By the passes of its step where they are counted; a warm-up of two networks costs two."""
+    from noisylabels.cli import cost
+
+    s = at_desk(method)
+    base = at_desk().options["epochs"]
+    factor = getattr(methods.get(method), "COST", cost.FACTORS.get(method, 1.0))
+    epochs = lab.total_epochs(s, lab.images(s).train)
+    warm = s.options["warm_up"] if method in ("dividemix", "sanm") else 0
+    assert (2 * warm + factor * (epochs - warm)) / base <= 6
+    assert s.options["network"] == "resnet8" and s.options["nesterov"]
+
+
+def test_sanm_and_its_host_have_equal_epochs():
+    assert at_desk("sanm").options["epochs"] == at_desk("dividemix").options["epochs"] == 20
+    s = at_desk("mixnn").options  # ends of cycles are epochs after which test images are seen
+    assert s["period"] % lab.EVERY["desk"] == 0 and s["start_epoch"] % s["period"] == 0
+
+
+# --------------------------------------------------------------------------- the averaged row
+
+
+def test_the_averaged_row_answers_with_the_average(home):
+    s = lab.setting("cross_entropy_averaged", rate=0.4, epochs=2, max_samples=300, average=0.9)
+    task, truth = lab.prepare(s)
+    log = Recorder(task, truth)
+    answer = cross_entropy_averaged.train(task, lab.settings_of(s), log)
+    assert log.networks == [answer] and not any(p.requires_grad for p in answer.parameters())
+
+    # decay 0: the answer is the network itself, so on weak views it is plain cross entropy
+    alone = lab.setting("cross_entropy_averaged", rate=0.4, epochs=2, max_samples=300,
+                        average=0.0, view="weak")
+    plain = lab.setting("cross_entropy", rate=0.4, epochs=2, max_samples=300)
+    one, two = lab.run(alone), lab.run(plain)
+    np.testing.assert_array_equal(one.epochs["loss"], two.epochs["loss"])
+    np.testing.assert_array_equal(one.epochs["test"], two.epochs["test"])
+
+
+# ---------------------------------------------------------------------------------- the plan
+
+
+@pytest.fixture
+def everything(monkeypatch):
+    """The project's own plan, as where all data are."""
+    monkeypatch.setenv("NOISYLABELS_HOME", str(REPO))
+    monkeypatch.setattr(planning.common, "absent", lambda *_: "")
+
+
+def test_the_plan_holds_every_method_and_three_seeds(everything):
+    chosen = planning.select("desk", 3)
+    assert len(chosen.settings) == len({s.key for s in chosen.settings})
+    with open(paths.plans_dir() / "desk.csv", newline="", encoding="utf-8") as f:
+        rows = list(csv.DictReader(f))
+    assert [int(r["step"]) for r in rows] == sorted(int(r["step"]) for r in rows)
+    full = {(r["dataset"], r["noise"], r["rate"]) for r in rows if r["methods"] == "all"}
+    assert len(full) == 8
+    # 8 cells of all methods, cross entropy without noise, 3 arms of SANM, 2 of MixNN
+    assert len(chosen.settings) == 3 * (8 * len(methods.NAMES) + 1 + 3 + 2)
+    assert Counter(s.split_seed for s in chosen.settings) == dict.fromkeys(
+        (0, 1, 2), len(chosen.settings) // 3)
+    assert len(planning.select("desk", 1).settings) == len(chosen.settings) // 3
+
+
+def test_the_plan_goes_by_steps_and_one_seed_first(everything, monkeypatch):
+    monkeypatch.setattr(planning.Estimates, "of", lambda self, s: planning.Cost(60, 1, "guess"))
+    monkeypatch.setattr(runs, "scan", lambda: ([], []))
+    monkeypatch.setattr(planning, "epochs_begun", lambda s: 0)
+    chosen = planning.select("desk", 3)
+    plan = planning.make(chosen, engine.Execution("cpu"), 2)
+    order = [(t.group.due(t.setting), t.setting.split_seed) for t in plan.todo]
+    assert order == sorted(order)
+    first = [t.setting for t in plan.todo[:6]]
+    assert {s.method for s in first} == {"cross_entropy"}
+    assert [s.noise for s in first] == 3 * ["none", "symmetric"]
+    assert {s.noise for s in (t.setting for t in plan.todo[6:6 + len(methods.NAMES)])} == {
+        "human-worse"}
+
+
+def test_filters_of_the_plan(everything):
+    chosen = planning.select("desk", 2, method=["sanm"], dataset=["cifar10"])
+    assert {s.method for s in chosen.settings} == {"sanm"}
+    assert {s.options["branches"] for s in chosen.settings} == {"max+min", "off", "plain",
+                                                                "random"}
+    arm = next(g for g in chosen.groups if g.settings[0].options["branches"] == "off")
+    assert arm.name == "sanm, cifar10, symmetric 40 %, branches=off" and arm.steps == (11, 11)
+    with pytest.raises(ValueError, match="by steps and not by papers"):
+        planning.select("desk", 1, paper=["mixnn"])
+
+
+def test_without_data_the_plan_says_what_is_missing(home, monkeypatch):
+    monkeypatch.setattr(paths, "plans_dir", lambda: REPO / "data" / "plans")
+    monkeypatch.delenv("NOISYLABELS_DATA", raising=False)
+    chosen = planning.select("desk", 1)
+    assert not chosen.groups and set(chosen.left_out) == {planning.NO_DATA}
+
+
+def test_the_network_of_the_desk():
+    net = networks.build("resnet8", 10)
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert [tuple(t.shape[1:]) for t in net.taps(x)] == [
+        (32, 16, 16), (32, 16, 16), (96, 8, 8), (256, 4, 4)]
+    # stem 3*32*16, blocks (9 c_in c_out + 9 c_out^2, 1x1 where the shape changes), norms, head
+    by_hand = (3 * 32 * 16 + 2 * 9 * 32 * 32 + 9 * 32 * 96 + 9 * 96 * 96 + 32 * 96
+               + 9 * 96 * 256 + 9 * 256 * 256 + 96 * 256
+               + 2 * (3 * 32 + 3 * 96 + 3 * 256) + 2570)
+    assert sum(p.numel() for p in net.parameters()) == by_hand == 974_090
