@@ -76,6 +76,14 @@ WAYS = {
 }
 
 
+def same_here(name: str, capability: str) -> str | None:
+    """The way that this one comes to where torch's `capability` ("AVX2", "AVX512", ...) has not
+    what it takes away; None where it is a way of its own."""
+    if name == "avx512" and capability != "AVX512":
+        return "own"
+    return "no-cifar" if name == "avx2" and capability == "AVX2" else None
+
+
 def has_parameter(root: Path, page: str, names: set[str]) -> bool:
     """Whether the page's cell of parameters assigns all of them."""
     cells = nbformat.read(root / "notebooks" / f"{page}.ipynb", as_version=4).cells
@@ -194,6 +202,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--jobs", type=at_least_one, default=2, help="pages run at a time")
     args = parser.parse_args(argv)
     ways = chosen(args.ways, list(WAYS), "way")
+    from torch.backends import cpu  # late: help and a wrong name need no PyTorch
+
+    for name in list(ways):
+        other = same_here(name, cpu.get_cpu_capability())
+        if other in ways:
+            print(f"{name}: on this processor the same as {other}")
+            ways.remove(name)
     pages = chosen(args.pages, notebook_names(ROOT), "page")
     work = [(p, w) for w in ways for p in pages
             if has_parameter(ROOT, p, set(WAYS[w].parameters))]

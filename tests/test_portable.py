@@ -32,6 +32,15 @@ def test_a_cell_tells_what_came_out():
     assert cell(seconds=181) == "181 s" and cell(0.05, seconds=200) == "1 near, 200 s"
 
 
+@pytest.mark.parametrize("capability, avx512, avx2", [
+    ("AVX2", "own", "no-cifar"), ("AVX512", None, None), ("DEFAULT", "own", None)])
+def test_a_way_that_takes_nothing_away_is_named_after_the_one_it_comes_to(capability, avx512,
+                                                                          avx2):
+    assert portable.same_here("avx512", capability) == avx512
+    assert portable.same_here("avx2", capability) == avx2
+    assert not any(portable.same_here(way, capability) for way in ("own", "sse", "threads"))
+
+
 def test_the_table_has_pages_down_and_ways_across():
     tried = [Tried("a", "own", 1, None, []), Tried("bb", "own", 1, "x", []),
              Tried("a", "seed-1", 1, None, [said(-1)])]
