@@ -253,3 +253,28 @@ def test_the_network_of_the_desk():
                + 9 * 96 * 256 + 9 * 256 * 256 + 96 * 256
                + 2 * (3 * 32 + 3 * 96 + 3 * 256) + 2570)
     assert sum(p.numel() for p in net.parameters()) == by_hand == 974_090
+
+
+def test_the_table_of_schedules_in_the_book_is_that_of_the_code():
+    text = (REPO / "book" / "reproduce.md").read_text("utf-8")
+    at = {m: at_desk(m).options for m in methods.NAMES}
+    for row in (
+        "cross entropy, mixup, GCE, ELR, L2R, CE with trusted | {cross_entropy[epochs]}",
+        "CE, strong views, averaged | {cross_entropy_averaged[epochs]} | RandAugment with cutout, "
+        "weights averaged at {cross_entropy_averaged[average]}",
+        "MixNN | {mixnn[epochs]} | cycles of {mixnn[period]}; mixup from epoch {mixnn[warm_up]}, "
+        "neighbours after {mixnn[start_epoch]}; targets keep {mixnn[momentum_target]}",
+        "forward correction | {forward_correction[epochs]} | "
+        "{forward_correction[estimate_epochs]} of them",
+        "dynamic bootstrapping | {dynamic_bootstrapping[epochs]} | mixup alone up to "
+        "{dynamic_bootstrapping[warm_up]}",
+        "joint optimisation | {joint_optimisation[relabel_epochs]} + {joint_optimisation[epochs]} "
+        "| relabels from epoch {joint_optimisation[relabel_from]}",
+        "DRPL | {drpl[relabel_epochs]} + {drpl[split_epochs]} + {drpl[epochs]} | relabels from "
+        "epoch {drpl[relabel_from]}",
+        "IEG, MixMatch | {ieg[epochs]} |",
+        "DivideMix | {dividemix[epochs]} | {dividemix[warm_up]} of warm-up, ramp of "
+        "{dividemix[ramp]}",
+        "SANM | {sanm[epochs]} | {sanm[warm_up]} of warm-up, ramp of {sanm[ramp]}",
+    ):
+        assert f"| {row.format(**at)}" in text, row
