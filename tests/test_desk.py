@@ -196,7 +196,7 @@ def everything(monkeypatch):
 
 
 def test_the_plan_holds_every_method_and_three_seeds(everything):
-    chosen = planning.select("desk", 3)
+    chosen = planning.select_plan("desk", 3)
     assert len(chosen.settings) == len({s.key for s in chosen.settings})
     with open(paths.plans_dir() / "desk.csv", newline="", encoding="utf-8") as f:
         rows = list(csv.DictReader(f))
@@ -207,14 +207,14 @@ def test_the_plan_holds_every_method_and_three_seeds(everything):
     assert len(chosen.settings) == 3 * (8 * len(methods.NAMES) + 1 + 3 + 2)
     assert Counter(s.split_seed for s in chosen.settings) == dict.fromkeys(
         (0, 1, 2), len(chosen.settings) // 3)
-    assert len(planning.select("desk", 1).settings) == len(chosen.settings) // 3
+    assert len(planning.select_plan("desk", 1).settings) == len(chosen.settings) // 3
 
 
 def test_the_plan_goes_by_steps_and_one_seed_first(everything, monkeypatch):
     monkeypatch.setattr(planning.Estimates, "of", lambda self, s: planning.Cost(60, 1, "guess"))
     monkeypatch.setattr(runs, "scan", lambda: ([], []))
     monkeypatch.setattr(planning, "epochs_begun", lambda s: 0)
-    chosen = planning.select("desk", 3)
+    chosen = planning.select_plan("desk", 3)
     plan = planning.make(chosen, engine.Execution("cpu"), 2)
     order = [(t.group.due(t.setting), t.setting.split_seed) for t in plan.todo]
     assert order == sorted(order)
@@ -226,20 +226,44 @@ def test_the_plan_goes_by_steps_and_one_seed_first(everything, monkeypatch):
 
 
 def test_filters_of_the_plan(everything):
-    chosen = planning.select("desk", 2, method=["sanm"], dataset=["cifar10"])
+    chosen = planning.select_plan("desk", 2, method=["sanm"], dataset=["cifar10"])
     assert {s.method for s in chosen.settings} == {"sanm"}
     assert {s.options["branches"] for s in chosen.settings} == {"max+min", "off", "plain",
                                                                 "random"}
     arm = next(g for g in chosen.groups if g.settings[0].options["branches"] == "off")
     assert arm.name == "sanm, cifar10, symmetric 40 %, branches=off" and arm.steps == (11, 11)
-    with pytest.raises(ValueError, match="by steps and not by papers"):
-        planning.select("desk", 1, paper=["mixnn"])
+
+
+def test_the_plan_of_the_digits_is_of_twenty_seeds_and_its_old_runs_count(everything):
+    """The three recorded seeds of each arm are those of the plan: none is trained anew."""
+    chosen = planning.select_plan("digits", None)
+    assert {len(g.settings) for g in chosen.groups} == {20}
+    assert {g.settings[0].budget for g in chosen.groups} == {"smoke"}
+    recorded = {r.setting.key for r in runs.find(budget="smoke")}
+    begun = [g for g in chosen.groups if any(s.key in recorded for s in g.settings)]
+    new = {g.settings[0].method for g in chosen.groups if g not in begun}
+    assert new <= {"cross_entropy_averaged"}
+    assert planning._seeds_of("0-3 7") == [0, 1, 2, 3, 7]
+
+
+@pytest.mark.parametrize("words, said", [
+    (("--plan", "desks"), "there is no plan 'desks'"),
+    (("--plan", "digits", "--budget", "laptop"), "is of the smoke budget, not laptop"),
+    (("--plan", "digits", "--paper", "mixnn"), "goes by steps and not by papers"),
+    (("--budget", "desk", "--paper", "mixnn"), "goes by steps and not by papers"),
+    (("--plan", "digits", "--dataset", "cifar10"), "'cifar10'"),
+])
+def test_a_plan_that_cannot_be_is_refused(everything, capsys, words, said):
+    from noisylabels.__main__ import main
+
+    assert main(["reproduce", *words, "--dry-run"]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_without_data_the_plan_says_what_is_missing(home, monkeypatch):
     monkeypatch.setattr(paths, "plans_dir", lambda: REPO / "data" / "plans")
     monkeypatch.delenv("NOISYLABELS_DATA", raising=False)
-    chosen = planning.select("desk", 1)
+    chosen = planning.select_plan("desk", 1)
     assert not chosen.groups and set(chosen.left_out) == {planning.NO_DATA}
 
 

@@ -33,14 +33,17 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     what = p.add_argument_group("which runs")
     what.add_argument("--budget", metavar="B", choices=runs.BUDGETS,
                       help=f"{', '.join(runs.BUDGETS)}; default: fast with a GPU, else laptop")
+    what.add_argument("--plan", metavar="NAME",
+                      help="the steps of data/plans/NAME.csv instead of the printed numbers: "
+                      f"{', '.join(_plans())} (--budget desk is --plan desk)")
     what.add_argument("--paper", nargs="+", default=[], metavar="P",
                       help=f"only of {', '.join(published.PAPERS)}")
     what.add_argument("--method", nargs="+", default=[], metavar="M",
                       help=f"only of these, such as {', '.join(methods.NAMES)}")
     what.add_argument("--dataset", nargs="+", default=[], metavar="D",
                       help="only on these (laptop: cifar10 alone unless named here)")
-    what.add_argument("--seeds", type=_seeds, default=3, metavar="N",
-                      help="runs a setting, of seeds 0 to N-1 (default 3)")
+    what.add_argument("--seeds", type=_seeds, default=None, metavar="N",
+                      help="runs a setting, of seeds 0 to N-1 (default 3; of a plan: as it says)")
     what.add_argument("--max-samples", type=common.whole, metavar="N",
                       help="train on N images (no verdict then); 0: on all")
     what.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
@@ -70,6 +73,11 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
                      help="leave checkpoints out so that the bundle has about M MiB at most")
     out.add_argument("--unpack", nargs="+", type=Path, metavar="FILE",
                      help="take in a bundle (all its parts), and stop")
+
+
+def _plans() -> list[str]:
+    """The names of the plans in data/plans."""
+    return sorted(file.stem for file in paths.plans_dir().glob("*.csv"))
 
 
 def _seeds(text: str) -> int:
@@ -102,20 +110,31 @@ def main(args: argparse.Namespace) -> int:
     common.set_threads(None)
     execution = engine.Execution(args.device, args.compile, args.graph).resolve()
     budget = args.budget or default_budget("cifar10", execution.device)
+    name = _plan(args)
     changes = given_options(args.set, ("max_samples",), "here the tables of printed numbers "
                             "decide it; --paper, --method, --dataset, --budget and --seeds choose "
                             "among them")
     if args.max_samples is not None:
         changes["max_samples"] = args.max_samples
-    choose = _filters(args, budget)
+    if name is not None:
+        budget = planning.budget_of(name)
+        if args.budget not in (None, budget):
+            raise ValueError(f"--plan {name} is of the {budget} budget, not {args.budget}; leave "
+                             "--budget out.")
+    choose = _filters(args, budget, name)
     jobs = args.jobs or (1 if execution.device.startswith("cuda") else cores())
-    selection = planning.select(budget, args.seeds, changes=changes, **choose)
+    seeds = args.seeds or 3
+    if name is not None:
+        del choose["paper"]
+        selection = planning.select_plan(name, args.seeds, changes=changes, **choose)
+    else:
+        selection = planning.select(budget, seeds, changes=changes, **choose)
     absent = selection.left_out.get(planning.NO_DATA, Counter())
     hint = ""
     if not selection.groups and absent and not args.dataset:
         hint = f" For more: {'; '.join(sorted(absent))}."
-        if args.budget is None:  # what comes with scikit-learn is always here
-            small = planning.select("smoke", args.seeds, changes=changes,
+        if args.budget is None and name is None:  # what comes with scikit-learn is always here
+            small = planning.select("smoke", seeds, changes=changes,
                                     **_filters(args, "smoke"))
             if small.groups:
                 print(f"{count(sum(absent.values()), 'printed number')} of the {budget} budget "
@@ -165,7 +184,23 @@ def cores() -> int:
     return len(mask(0)) if mask else os.cpu_count() or 1
 
 
-def _filters(args: argparse.Namespace, budget: str) -> dict[str, list[str]]:
+def _plan(args: argparse.Namespace) -> str | None:
+    """The plan that is asked for by its name or by its budget; None for the printed numbers."""
+    name: str | None = args.plan or ("desk" if args.budget == "desk" else None)
+    if name is None:
+        return None
+    if name not in (there := _plans()):
+        where = common.shown(paths.plans_dir())
+        raise ValueError(f"there is no plan {name!r} in {where}; there "
+                         + (f"are: {', '.join(there)}." if there else "is none."))
+    if args.paper:
+        raise ValueError(f"the plan {name} goes by steps and not by papers; choose by --method "
+                         "and --dataset.")
+    return name
+
+
+def _filters(args: argparse.Namespace, budget: str, plan: str | None = None
+             ) -> dict[str, list[str]]:
     """The filters, each name checked against what there is."""
     from .. import methods
 
@@ -174,8 +209,11 @@ def _filters(args: argparse.Namespace, budget: str) -> dict[str, list[str]]:
                "dataset": sorted({c.dataset for c in cells})}
     if budget == "smoke":
         allowed["dataset"] = ["digits"]
-    if budget == "desk":
-        allowed |= {"method": list(methods.NAMES), "dataset": ["cifar10", "cifar100"]}
+    if plan is not None:
+        from . import planning
+
+        rows = planning.rows_of(plan)
+        allowed |= {"method": list(methods.NAMES), "dataset": sorted({r["dataset"] for r in rows})}
     return {name: [common.choose(name, value, allowed[name]) for value in getattr(args, name)]
             for name in allowed}
 

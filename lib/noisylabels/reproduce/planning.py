@@ -49,15 +49,17 @@ class Group:
 
 
 def name_of(s: Setting) -> str:
-    """A setting without its seeds, short; at the paper budget with its network, at the desk with
-    what its plan changes.
+    """A setting without its seeds, short; at the paper budget with its network, at the others with
+    the options that are not the usual ones.
 
     The method as printed numbers name it: `elr-cosine` is `elr` whose learning rate is restarted.
     """
     noisy = s.noise if s.noise == "none" or s.noise.startswith("human-") else (
         f"{s.noise} {100 * s.rate:.0f} %")
-    more = f", {s.options.get('network')}" if s.budget == "paper" else ""
-    if s.budget == "desk":
+    more = ""
+    if s.budget == "paper":
+        more = f", {s.options.get('network')}"
+    else:
         usual = lab.setting(s.method, s.dataset, s.noise, s.rate, s.budget)
         more += "".join(f", {k}={v}" for k, v in s.options.items() if usual.options[k] != v)
     more += f", {s.trusted_per_class} trusted a class" if s.trusted_per_class else ""
@@ -77,35 +79,60 @@ class Selection:
         return [s for g in self.groups for s in g.settings]
 
 
-DESK = "desk.csv"  # of data/plans: the steps of the desk budget, in order
+TAKEN = ("trusted_per_class", "max_samples")  # by `lab.setting` itself, whole numbers
 
 
-def _plan_of_desk(seeds: int, method: Sequence[str], dataset: Sequence[str],
-                  changes: Mapping[str, Any] | None) -> Selection:
-    """The settings of data/plans/desk.csv that pass the filters, each with its seeds below `seeds`
-    and the steps at which they are due. A row's `methods` are names or `all`."""
+def rows_of(plan: str) -> list[dict[str, str]]:
+    """The rows of data/plans/<plan>.csv, by column."""
+    with open(paths.plans_dir() / f"{plan}.csv", newline="", encoding="utf-8") as f:
+        return list(csv.DictReader(f))
+
+
+def budget_of(plan: str) -> str:
+    """The one budget of a plan."""
+    (budget,) = {row["budget"] for row in rows_of(plan)}
+    return budget
+
+
+def select_plan(name: str, seeds: int | None, *, method: Sequence[str] = (),
+                dataset: Sequence[str] = (), changes: Mapping[str, Any] | None = None
+                ) -> Selection:
+    """The settings of data/plans/<name>.csv that pass the filters, each with its seeds (below
+    `seeds`, if given) and the steps at which they are due.
+
+    A row's `methods` are names or `all`, its `options` pairs KEY=VALUE, its `seeds` numbers or
+    a range as 0-19, all parted by spaces.
+    """
     out, absent = Selection(), _Absent()
     due: dict[str, dict[Setting, int]] = {}
-    with open(paths.plans_dir() / DESK, newline="", encoding="utf-8") as f:
-        rows = list(csv.DictReader(f))
-    for row in rows:
+    for row in rows_of(name):
         if dataset and row["dataset"] not in dataset:
             continue
         named = methods.NAMES if row["methods"] == "all" else row["methods"].split()
-        for name in named:
-            if method and name not in method:
+        options: dict[str, Any] = dict(pair.split("=", 1) for pair in row["options"].split())
+        options |= {k: int(options[k]) for k in TAKEN if k in options}
+        for one in named:
+            if method and one not in method:
                 continue
             if why := absent.why(row["dataset"], row["noise"]):
                 out.left_out.setdefault(NO_DATA, Counter())[why] += 1
                 continue
-            options = dict(pair.split("=", 1) for pair in row["options"].split())
-            for seed in map(int, row["seeds"].split()):
-                s = lab.setting(name, row["dataset"], row["noise"], float(row["rate"]), "desk",
-                                seed, **{**options, **(changes or {})})
-                if seed < seeds:
+            for seed in _seeds_of(row["seeds"]):
+                if seeds is None or seed < seeds:
+                    s = lab.setting(one, row["dataset"], row["noise"], float(row["rate"]),
+                                    row["budget"], seed, **{**options, **(changes or {})})
                     due.setdefault(s.cell.key, {}).setdefault(s, int(row["step"]))
     for settings in due.values():
         out.groups.append(Group((), tuple(settings), tuple(settings.values())))
+    return out
+
+
+def _seeds_of(text: str) -> list[int]:
+    """The numbers of "0 1 2" or "0-19"."""
+    out: list[int] = []
+    for word in text.split():
+        low, _, high = word.partition("-")
+        out += range(int(low), int(high or low) + 1)
     return out
 
 
@@ -120,14 +147,9 @@ def select(budget: str, seeds: int, *, paper: Sequence[str] = (), method: Sequen
 
     `changes` are further arguments of `lab.setting`. At the smoke budget each pair of method and
     noise is taken once, on the digits; the laptop budget takes CIFAR-10 alone unless `dataset`
-    names CIFAR-100; the desk budget has a plan of its own (`DESK`). A cell whose method refuses
-    the changes is left out; when all do, the first refusal is raised (ValueError).
+    names CIFAR-100. A cell whose method refuses the changes is left out; when all do, the first
+    refusal is raised (ValueError).
     """
-    if budget == "desk":
-        if paper:
-            raise ValueError("the desk budget has a plan of its own, by steps and not by papers; "
-                             "choose by --method and --dataset.")
-        return _plan_of_desk(seeds, method, dataset, changes)
     out, absent = Selection(), _Absent()
     refused: list[ValueError] = []
     members: dict[Any, list[Cell]] = {}
