@@ -537,3 +537,11 @@ def test_durations_in_words(seconds, words):
 def test_hardware_without_trade_marks():
     assert _tables._short("Intel(R) Xeon(R) CPU E5, 1 thread") == "Intel Xeon E5, 1 thread"
     assert _tables._short("NVIDIA H200") == "H200"
+
+
+def test_short_gaps_are_bridged_and_long_ones_stay():
+    nan = math.nan
+    joined = figures._joined(
+        np.array([nan, 1.0, nan, nan, 4.0, nan, nan, nan, nan, nan, 9.0, nan]))
+    np.testing.assert_array_equal(
+        joined, [nan, 1, 2, 3, 4, nan, nan, nan, nan, nan, 9, nan])

@@ -213,13 +213,24 @@ def stack(runs: Sequence[Run], column: str) -> np.ndarray:
 def _band(ax: Any, y: np.ndarray, label: str, colour: str, dash: Any, band: str) -> None:
     x = np.arange(1, y.shape[1] + 1)
     known = np.ma.masked_invalid(y)
-    mean, least, greatest = (np.ma.filled(part, np.nan) for part in (
+    mean, least, greatest = (_joined(np.ma.filled(part, np.nan)) for part in (
         known.mean(0), known.min(0), known.max(0)))  # nothing is drawn where nothing was measured
     ax.plot(x, mean, color=colour, linestyle=dash, label=label)
     if len(y) > 1 and band != "none":
         wide = np.ma.filled(known.std(0, ddof=1), 0.0)
         low, high = (least, greatest) if band == "range" else (mean - wide, mean + wide)
         ax.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+
+
+def _joined(values: np.ndarray, most: int = 5) -> np.ndarray:
+    """Values (epochs,) with straight lines over gaps of fewer than `most` epochs: test images may be
+    looked at every few epochs only. Longer gaps stay."""
+    there = np.flatnonzero(np.isfinite(values))
+    out = values.copy()
+    for a, b in zip(there[:-1], there[1:], strict=True):
+        if b - a <= most:
+            out[a:b + 1] = np.linspace(values[a], values[b], b - a + 1)
+    return out
 
 
 def _share_axis(ax: Any, columns: Sequence[str]) -> None:

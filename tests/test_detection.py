@@ -1,0 +1,68 @@
+"""What is read of single samples, epoch by epoch, against scikit-learn and by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import KNeighborsClassifier
+
+from noisylabels import detection, lab, runs
+from noisylabels.recorder import Losses
+
+
+def a_run(signals, losses_of=(1, 2)):
+    s = lab.setting("cross_entropy", "cifar10", "symmetric", 0.4, "desk")
+    info = {"status": "finished", "losses_of": list(losses_of), "_signals": signals}
+    return runs.Run(s, info, {"test": np.array([0.5, 0.6])})
+
+
+@pytest.fixture
+def kept():
+    rng = np.random.default_rng(0)
+    n = 300
+    wrong = rng.random(n) < 0.4
+    true = rng.integers(0, 5, n)
+    given = np.where(wrong, (true + 1 + rng.integers(0, 4, n)) % 5, true)
+    centres = rng.normal(size=(5, 10)) * 25
+    points = np.clip(np.round(centres[true] + rng.normal(size=(n, 10)) * 4 + 128), 0, 255)
+    return {"losses": rng.integers(0, 256, (2, n)).astype(np.uint8), "wrong": wrong,
+            "given": given.astype(np.int16), "index": np.arange(n, dtype=np.int32),
+            "features-2": points.T.astype(np.uint8), "features-1": np.full((10, n), 7, np.uint8)}
+
+
+def test_losses_and_their_auc_are_scikit_learns(kept):
+    run = a_run(kept, (3, 7))
+    epochs, losses = detection.loss_history(run)
+    assert epochs.tolist() == [3, 7] and losses.dtype == np.float32
+    low, high = math.log(1e-4), math.log(20)
+    np.testing.assert_allclose(
+        losses, np.exp(low + kept["losses"] * (high - low) / 255), rtol=1e-5)
+    epochs, auc = detection.auc_of_losses(run)
+    expected = [roc_auc_score(kept["wrong"], row) for row in kept["losses"]]
+    np.testing.assert_allclose(auc, expected, atol=1e-6)
+    assert Losses.read(np.array([192], np.uint8))[0] == pytest.approx(0.981, abs=1e-3)
+
+
+def test_votes_are_those_of_scikit_learn(kept):
+    found = detection.features(a_run(kept))
+    assert list(found) == [1, 2] and found[2].shape == (300, 10)
+    assert (found[1] == 7 - 128).all()
+    votes = detection.votes(a_run(kept), k=7)[2]
+    given, wrong = kept["given"], kept["wrong"]
+    said = np.empty(300, int)
+    for i in range(300):  # each sample's neighbours among the others
+        others = np.arange(300) != i
+        said[i] = KNeighborsClassifier(7, algorithm="brute").fit(
+            found[2][others], given[others]).predict(found[2][i:i + 1])[0]
+    assert votes["right"] == pytest.approx((said == given)[~wrong].mean(), abs=0.011)
+    assert votes["wrong"] == pytest.approx((said == given)[wrong].mean(), abs=0.011)
+    assert votes["right"] > 0.9 > 0.1 > votes["wrong"]
+
+
+def test_a_run_that_kept_nothing_is_refused_in_words(kept):
+    with pytest.raises(ValueError, match="kept no losses of all epochs; runs of the desk budget"):
+        detection.loss_history(a_run({"wrong": kept["wrong"]}))
+    assert detection.features(a_run({"wrong": kept["wrong"]})) == {}
