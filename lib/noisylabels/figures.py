@@ -223,8 +223,8 @@ def _band(ax: Any, y: np.ndarray, label: str, colour: str, dash: Any, band: str)
 
 
 def _joined(values: np.ndarray, most: int = 5) -> np.ndarray:
-    """Values (epochs,) with straight lines over gaps of fewer than `most` epochs, since test images
-    may be looked at every few epochs only. Longer gaps stay."""
+    """Values (epochs,) with straight lines over gaps of fewer than `most` epochs: not every epoch
+    need have a number. Longer gaps stay."""
     there = np.flatnonzero(np.isfinite(values))
     out = values.copy()
     for a, b in zip(there[:-1], there[1:], strict=True):
