@@ -10,8 +10,10 @@ import torch
 from torch import nn
 from torch.func import functional_call, jvp
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
+import guards
 from noisylabels import networks
 
 LIGHT = ("tiny", "small", "resnet8", "resnet29", "wrn10-1")
@@ -416,6 +418,176 @@ def test_whole_network_is_one_graph(name):
     net, x = make(name), image(name)
     compiled = torch.compile(net, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), net(x))
+    torch._dynamo.reset()
+
+
+# --- the weight gradient as a product ---------------------------------------------------------
+
+
+@pytest.fixture
+def products(monkeypatch):
+    """Every 3x3 convolution takes it, in any precision; the list counts how often."""
+    taken = []
+    plain = networks._ByProduct.apply
+    monkeypatch.setattr(networks._ByProduct, "apply", lambda *a: taken.append(a[0]) or plain(*a))
+    monkeypatch.setattr(networks, "_WIDE", 1)
+    monkeypatch.setattr(networks, "_NARROW", (torch.float32, torch.float64, torch.bfloat16))
+    return taken
+
+
+def draws(*shape, seed=0, dtype=torch.float32):
+    made = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return made.to(dtype)
+
+
+def layer(c_in, c_out, dtype=torch.float32):
+    conv = networks.Conv2d(c_in, c_out, 3, padding=1, bias=False)
+    conv.weight.data = draws(c_out, c_in, 3, 3, seed=1, dtype=dtype) / (9 * c_in) ** 0.5
+    return conv
+
+
+def gradients(net, x, y):
+    """Of sum(net(x) * y) for the weights and for x."""
+    x = x.detach().requires_grad_()
+    return torch.autograd.grad((net(x) * y).sum(), [*net.parameters(), x])
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("shape", [(128, 4, 4), (64, 8, 8), (3, 1, 1), (2, 5, 8), (1, 2, 3)])
+def test_the_product_is_autograds_gradient(shape, last, products, monkeypatch):
+    n, h, w = shape
+    conv, x, y = layer(64, 96), draws(n, 64, h, w), draws(n, 96, h, w, seed=2)
+    if last:
+        conv, x, y = (v.to(memory_format=torch.channels_last) for v in (conv, x, y))
+    z = conv(x)
+    ours = gradients(conv, x, y)
+    assert len(products) == 2
+    monkeypatch.setattr(networks, "_NARROW", ())
+    assert torch.equal(conv(x), z)  # forwards nothing changes
+    theirs = gradients(conv, x, y)
+    assert len(products) == 2
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a - b).norm() <= 5e-5 * b.norm() and a.shape == b.shape
+    assert torch.equal(ours[1], theirs[1])
+
+
+@pytest.mark.parametrize("name", ["resnet9", "preact18", "resnet29", "tiny"])
+def test_a_network_has_the_same_gradients(name, products, monkeypatch):
+    net = make(name).double().to(memory_format=torch.channels_last)
+    x = image(name, 4)[..., :16, :16].double().to(memory_format=torch.channels_last)
+    ours = gradients(net, x, draws(4, 10).double())
+    assert len(products) >= 2
+    monkeypatch.setattr(networks, "_NARROW", ())
+    for a, b in zip(ours, gradients(net, x, draws(4, 10).double()), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_all_orders_of_derivative_of_the_product(products):
+    """Backward, forward, batched, twice, and forward over backward: by difference quotients."""
+    conv = layer(2, 3, torch.float64)
+
+    def f(x, weight):
+        return functional_call(conv, {"weight": weight}, (x,))
+
+    x = draws(2, 2, 3, 4, dtype=torch.float64).requires_grad_()
+    given = (x, conv.weight.detach().clone().requires_grad_())
+    assert torch.autograd.gradcheck(f, given, check_forward_ad=True, check_batched_grad=True,
+                                    check_batched_forward_grad=True)
+    assert torch.autograd.gradgradcheck(f, given, check_fwd_over_rev=True,
+                                        check_batched_grad=True)
+    assert products
+
+
+def test_the_product_within_torch_func_and_checkpoints(products, monkeypatch):
+    """jvp, vmap of grad, products with second derivatives, both kinds of checkpoint."""
+    net = make("tiny").double().eval()
+    x, y = image("tiny", 3).double(), torch.tensor([1, 2, 3])
+    theta = {k: p.detach() for k, p in net.named_parameters()}
+    v = {k: 1e-2 * draws(*p.shape, seed=3).double() for k, p in theta.items()}
+
+    def loss(p, x, y):
+        return F.cross_entropy(functional_call(net, p, (x,)), y)
+
+    def every():
+        of_one = torch.func.grad(lambda p, a, b: loss(p, a[None], b[None]))
+        out = [*torch.func.vmap(of_one, (None, 0, 0))(theta, x, y).values()]
+        for way in jvp(torch.func.grad(lambda p: loss(p, x, y)), (theta,), (v,)):
+            out += way.values()
+        leaves = {k: p.clone().requires_grad_() for k, p in theta.items()}
+        out += jvp(lambda p: loss(p, x, y), (leaves,), (v,))
+        first = torch.autograd.grad(loss(leaves, x, y), [*leaves.values()], create_graph=True)
+        out += torch.autograd.grad(sum(g.square().sum() for g in first), [*leaves.values()])
+        for reentrant in (False, True):
+            net.zero_grad()
+            checkpoint(net, x.clone().requires_grad_(), use_reentrant=reentrant).sum().backward()
+            out += [p.grad for p in net.parameters()]
+        return out
+
+    ours, often = every(), len(products)
+    assert often
+    monkeypatch.setattr(networks, "_NARROW", ())
+    for a, b in zip(ours, every(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+    assert len(products) == often
+
+
+@pytest.mark.parametrize("method", ["ieg", "l2r", "cross_entropy"])
+def test_methods_of_higher_order_train_alike(method, products, monkeypatch):
+    """Look-ahead and forward mode through such layers."""
+    def losses():
+        task = guards.a_task(64, trusted=0 if method == "cross_entropy" else 20)
+        short = {"steps": 0, "cycle": 0} if method == "ieg" else {}
+        return torch.stack(guards.run(method, task, batch_size=16, **short))
+
+    ours = losses()
+    assert products
+    monkeypatch.setattr(networks, "_NARROW", ())
+    torch.testing.assert_close(ours, losses(), rtol=2e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("cast", [False, True])
+def test_in_bfloat16_the_product_is_the_true_gradient_rounded(cast):
+    conv, x, y = layer(128, 128), draws(16, 128, 4, 4), draws(16, 128, 4, 4, seed=2)
+    if cast:
+        networks.cast_convolutions(conv, torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16, enabled=not cast):
+        assert networks.by_product(conv, x)
+        z = conv(x)
+    assert z.dtype == (torch.float32 if cast else torch.bfloat16)
+    (z * y.to(z.dtype)).sum().backward()
+    seen, said = x.bfloat16().double(), y.bfloat16().double()
+    true = torch.nn.grad.conv2d_weight(seen, conv.weight.shape, said, padding=1)
+    assert conv.weight.grad.dtype == torch.float32
+    rounded = true.bfloat16().double()
+    assert (conv.weight.grad - rounded).norm() < 2e-4 * true.norm()
+
+
+def test_where_the_product_is_taken():
+    """Nowhere in float32, nor in `small` and `tiny`, of which runs are recorded."""
+    conv, x = layer(128, 128), draws(2, 128, 8, 8)
+    assert not networks.by_product(conv, x)
+
+    def narrow(conv, x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return networks.by_product(conv, x)
+
+    assert narrow(conv, x) and narrow(layer(512, 256), draws(2, 512, 1, 4))
+    assert not narrow(conv, draws(2, 128, 9, 8)) and not narrow(conv, x.to("meta"))
+    for other in (layer(64, 128), layer(128, 64), networks.Conv2d(128, 128, 1),
+                  networks.Conv2d(128, 128, 3, padding=1),
+                  networks.Conv2d(128, 128, 3, 2, padding=1, bias=False),
+                  networks.Conv2d(128, 128, 3, padding=1, groups=2, bias=False)):
+        assert not narrow(other, x[:, :other.in_channels])
+    with torch.no_grad():
+        assert not narrow(conv, x)
+    assert not narrow(layer(128, 128).requires_grad_(False), x)
+    for name in ("tiny", "small"):
+        for m in make(name).modules():
+            assert not isinstance(m, nn.Conv2d) or min(m.in_channels, m.out_channels) < 128
+    with torch.autocast("cpu", torch.bfloat16):
+        compiled = torch.compile(conv, backend="eager", fullgraph=True)
+        assert torch.equal(compiled(x), conv(x))
+        assert "ByProduct" not in type(compiled(x).grad_fn).__name__
     torch._dynamo.reset()
 
 
