@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import math
@@ -99,7 +98,7 @@ def test_wrong_words_are_refused_with_the_nearest_valid_one(call):
     refused(call("train", "--methd", "gce"), "unknown argument '--methd' (nearest: '--method')")
     refused(call(*TINY, "--epoch", "3"), "unknown argument '--epoch' (nearest: '--epochs')")
     refused(call("train"), "required: --method (see `noisylabels train --help`)")
-    refused(call(*TINY, "--rate", "x"), "invalid float value: 'x'")
+    refused(call(*TINY, "--rate", "x"), "a number from 0 to 1, such as 0.4,")
     refused(call("runs", "lst"), "unknown action 'lst' (nearest: 'list')")
     refused(
         call("doctor", "--download", "cifar11"),
@@ -107,6 +106,18 @@ def test_wrong_words_are_refused_with_the_nearest_valid_one(call):
         "cifar10, cifar100",
     )
     refused(call("runs", "list", "--budgt", "laptop"), "(nearest: '--budget')")
+
+
+def test_a_misspelt_command_is_named_before_its_options(call):
+    refused(call("tran", "--method", "gce"), "unknown command 'tran' (nearest: 'train'); allowed")
+    refused(call("Page", "--list"), "unknown command 'Page' (nearest: 'page')")
+
+
+def test_a_file_that_is_not_there_is_named_without_numbers(call, home):
+    (home / "folder").mkdir()
+    for name, why in (("no.tar", "No such file or directory"), ("folder", "Is a directory")):
+        code, out, err = call("reproduce", "--unpack", name)
+        assert (code, out, err) == (1, "", f"noisylabels: {name}: {why}.\n")
 
 
 def test_siblings_are_offered_only_when_they_exist(monkeypatch, call):
@@ -352,7 +363,19 @@ def test_a_failed_run_says_so_and_is_tried_again_only_on_demand(call):
     (["--method", "gce", "--set", "qq=1"], "unknown option 'qq' (nearest: q)"),
     (["--method", "gce", "--set", "q=much"], "option 'q' takes float, not 'much'"),
     (["--method", "gce", "--set", "noise_seed=1"], "use --noise-seed"),
-    (["--method", "gce", "--rate", "1.5"], "rate must be a number in [0, 1], not 1.5"),
+    (["--method", "gce", "--rate", "1.5"], "a number from 0 to 1, such as 0.4, is needed, not"),
+    (["--method", "gce", "--rate", "40%"], "a number from 0 to 1, such as 0.4, is needed, not '4"),
+    (["--method", "gce", "--val-fraction", "10%"], "--val-fraction: a number from 0 to 1"),
+    (["--method", "GCE"], "did you mean 'gce'"),
+    (["--method", "gce", "--dataset", "CIFAR10"], "(nearest: cifar10)"),
+    (["--method", "gce", "--dataset", "cifar10", "--noise", "human-worse", "--rate", "0.4",
+      "--dry-run"], "--rate 0.4 goes not with human-worse"),
+    (["--method", "gce", "--set", "schedule=steps", "--set", "milestones=50", "--epochs", "10"],
+     "milestones (50) must not exceed epochs (10)"),
+    (["--method", "l2r", "--trusted-per-class", "127", "--dry-run"],
+     "trusted_per_class 127 is too many: the smallest class has only 126 of the images"),
+    (["--method", "gce", "--device", "cpu:x"], "allowed: auto, cpu, cuda, cuda:k"),
+    (["--method", "gce", "--device", "cudax"], "allowed: auto, cpu, cuda, cuda:k"),
     (["--method", "gce", "--epochs", "0"], "--epochs: a whole number from 1 on is needed, no"),
     (["--method", "gce", "--epochs", "1.5"], "a whole number from 1 on is needed, not '1.5'"),
     (["--method", "gce", "--seed", "-1"], "from 0 to 4294967295 is needed, not '-1'"),
@@ -439,8 +462,12 @@ def test_counts_agree_with_what_is_trained(home):
 
 
 def test_missing_images_are_no_traceback(call):
-    code, _, err = call("train", "--method", "gce", "--dataset", "cifar10", "--device", "cpu")
-    assert code == 1 and "CIFAR-10 is not in" in err and "doctor --download cifar10" in err
+    words = ("train", "--method", "gce", "--dataset", "cifar10", "--device", "cpu")
+    for more in ((), ("--dry-run",)):
+        code, out, err = call(*words, *more)
+        assert code == 1 and "it cannot be trained" in out and err == (
+            "noisylabels: this run needs what is not here: cifar10 (`noisylabels doctor "
+            "--download cifar10`).\n")
 
 
 def test_a_short_run_on_real_images(call, monkeypatch, data_root):
@@ -1257,8 +1284,9 @@ def test_an_unknown_factor_is_said(monkeypatch, home):
     monkeypatch.delitem(cost.FACTORS, "gce")
     s = lab.setting("gce")
     assert cost.of_setting(s, cost.Timing("tiny", 1.0, 1, 8)) is None
-    args = argparse.Namespace(device="cpu")
-    monkeypatch.setattr(cost, "time_steps", lambda *a: cost.Timing("tiny", 1.0, 1, 8))
+    args = engine.Execution("cpu", compile=True)
+    monkeypatch.setattr(cost, "time_steps",  # without compiling: that takes longer than it tells
+                        lambda *a: a[-1].compile or cost.Timing("tiny", 1.0, 1, 8))
     assert "not known yet" in train.expected(s, args, 0, timed=True)
     monkeypatch.setitem(cost.FACTORS, "gce", 1.0)
     assert "by a timing of a few steps" in train.expected(s, args, 0, timed=True)

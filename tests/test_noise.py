@@ -406,6 +406,13 @@ def test_a_matrix_that_is_none_is_refused_in_our_words(matrix, words):
         noise.corrupt(labels(3, 90), "confusion", 0.5, 3, 0, matrix=matrix)
 
 
+def test_odd_labels_and_rates_are_refused_in_our_words():
+    with pytest.raises(ValueError, match="y_true must be a vector of at least one integer"):
+        noise.corrupt([[0], [1, 2]], "symmetric", 0.1, 3, 0)
+    with pytest.raises(ValueError, match=r"rate must lie in \[0, 1\], not 0.1"):
+        noise.corrupt([0, 1, 2], "symmetric", "0.1", 3, 0)
+
+
 def test_replaced_images_uniform():
     out = draw("ood-uniform", 0.4, source_labels=None, source_count=N)
     assert torch.equal(out.y_given, out.y_true) and torch.equal(out.wrong, out.replaced)

@@ -159,6 +159,19 @@ def test_the_smoke_budget_takes_each_method_and_noise_once_on_the_digits(home):
     assert (s.dataset, s.options["epochs"], s.max_samples, s.seed) == ("digits", 2, 200, "1")
 
 
+@pytest.mark.parametrize("words, said", [
+    (["--jobs", "100000"], "auto or a whole number from 1 to "),
+    (["--jobs", "1.5"], "auto or a whole number from 1 to "),
+    (["--seeds", "0"], "1 to 100 is needed"), (["--seeds", "101"], "from 1 to 100 is needed"),
+    (["--seeds", "2.5"], "from 1 to 100"), (["--method", "GCE"], "(nearest: 'gce')"),
+    (["--budget", "laptop", "--dataset", "digits"], "by the smoke budget alone: --budget smoke"),
+    (["--budget", "smoke", "--dataset", "cifar10"], "runs the digits alone, not cifar10; take"),
+])  # fmt: skip
+def test_what_no_plan_can_be_is_refused_in_a_sentence(call, home, words, said):
+    code, out, err = call(*words, "--dry-run")
+    assert (code, out) == (2, "") and said in err and err.count("\n") == 1
+
+
 def test_elr_with_restarts_has_a_name_of_its_own():
     def name(noise):
         return planning.name_of(lab.setting("elr", "cifar10", noise, 0.4, "paper"))
@@ -568,14 +581,14 @@ def test_reasons_are_grouped_and_the_longest_folded_behind_why(call, home, cifar
 
 @pytest.mark.parametrize("words, said", [
     (["--paper", "drlp"], "unknown paper 'drlp' (nearest: 'drpl')"),
-    (["--method", "gcee"], "(nearest: 'gce')"), (["--dataset", "cifar10"], "allowed: digits"),
+    (["--method", "gcee"], "(nearest: 'gce')"), (["--dataset", "cifar10"], "digits alone"),
     (["--budget", "big"], "unknown --budget 'big'"), (["--minutes", "-1"], "from 0 on is needed"),
-    (["--jobs", "0"], "auto or a whole number from 1 on"), (["--set", "q"], "takes KEY=VALUE"),
-    (["--jobs", "x"], "auto or a whole number from 1 on is needed, not 'x'"),
+    (["--jobs", "0"], "auto or a whole number from 1 to"), (["--set", "q"], "takes KEY=VALUE"),
+    (["--jobs", "x"], "is needed, not 'x'"),
     (["--minutes", "abc"], "a number of minutes from 0 on is needed, not 'abc'"),
     (["--minutes", "nan"], "a number of minutes from 0 on is needed, not 'nan'"),
     (["--pack", "x.tar", "--part-mb", "x"], "a positive number is needed, not 'x'"),
-    (["--seeds", "0"], "a whole number from 1 on is needed, not '0'"),
+    (["--seeds", "0"], "a whole number from 1 to 100 is needed, not '0'"),
     (["--set", "sharpness=1"], "unknown option 'sharpness'"),
     (["--device", "tpu"], "allowed: auto"),
     (["--part-mb", "16"], "--part-mb is about a bundle; add --pack FILE"),

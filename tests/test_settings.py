@@ -231,6 +231,7 @@ def test_a_rate_that_was_computed_finds_its_runs(tmp_path):
     ("l2r", dict(trusted_per_class=0), "l2r needs trusted samples"),
     ("cross_entropy_trusted", dict(trusted_per_class=0), "needs trusted samples"),
     ("ieg", dict(trusted_per_class=200), "leave none of 1,297 images"),
+    ("ieg", dict(trusted_per_class=127), "127 is too many: the smallest class has only 126"),
     ("dividemix", dict(max_samples=60), "need at least 64 samples, not 54"),
     ("sanm", dict(max_samples=60), "need at least 64 samples"),
     ("mixnn", dict(neighbours=20, max_samples=150, val_fraction=0), "the last batch has 22"),
@@ -247,6 +248,27 @@ def test_what_does_not_go_together_is_refused_before_any_data_is_read(
         more = {**more, "neighbours": 22}
     with pytest.raises(ValueError, match=message):
         lab.setting(method, **more)
+
+
+@pytest.mark.parametrize("dataset", datasets.NAMES)
+@pytest.mark.parametrize("most", [None, 100, 333, 1_000])
+def test_the_smallest_class_is_known_unread(request, dataset, most):
+    data = datasets.load("digits") if dataset == "digits" else request.getfixturevalue(dataset)
+    part = data if most is None else datasets.subset(data, most)[0]
+    counts = torch.bincount(part.y_train, minlength=part.num_classes)
+    assert datasets.smallest_class(dataset, most) == int(counts.min())
+
+
+def test_run_takes_a_setting():
+    with pytest.raises(ValueError, match="run takes what lab.setting.* gives, not 'gce'"):
+        lab.run("gce")
+
+
+def test_milestones_that_are_never_reached_are_refused_where_they_were_asked_for():
+    with pytest.raises(ValueError, match=r"milestones \(31\) must not exceed epochs \(30\)"):
+        lab.setting("cross_entropy", schedule="steps", milestones=(5, 31))
+    short = lab.setting("drpl", "cifar10", budget="paper", epochs=2)  # the paper's milestones
+    assert short.options["milestones"][-1] > 2
 
 
 def test_a_setting_made_by_hand_is_checked_where_it_is_prepared():

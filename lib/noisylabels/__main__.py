@@ -126,6 +126,9 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
             loaded = importlib.import_module(f"noisylabels.{module}")
             loaded.add_arguments(sub)
             sub.set_defaults(run=loaded.main)
+    if words and not words[0].startswith("-") and chosen is None:  # before its options are blamed
+        parser.error(f"unknown command {words[0]!r}{nearest(words[0], available())}; allowed: "
+                     f"{', '.join(available())}")
     known, mine = _options(chosen or parser, words), chosen or parser
     try:
         args, extra = parser.parse_known_args(words)
@@ -230,6 +233,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _say(OUT_OF_MEMORY, 1)
         if not deliberate(error) and not isinstance(error, OSError):
             raise
+        if isinstance(error, OSError) and error.strerror and error.filename is not None:
+            return _say(f"{error.filename}: {error.strerror}.", 1)  # without the number
         return _say(str(error), 1)
     finally:
         with suppress(OSError):

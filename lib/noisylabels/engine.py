@@ -12,6 +12,7 @@ import copy
 import dataclasses
 import math
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -119,10 +120,13 @@ class Execution:
         device = self.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        if not re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", str(device)):
+            raise ValueError(f"unknown device {device!r}; allowed: auto, cpu, cuda, cuda:k.")
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise ValueError(f"device {device!r} was asked for, but torch sees no GPU; use cpu.")
-        if device.split(":")[0] not in ("cpu", "cuda"):
-            raise ValueError(f"unknown device {device!r}; allowed: auto, cpu, cuda, cuda:k.")
+        if device.startswith("cuda:") and int(device[5:]) >= (there := torch.cuda.device_count()):
+            raise ValueError(f"device {device!r} was asked for, but torch sees GPUs 0 to "
+                             f"{there - 1} alone.")
         if self.graph and not device.startswith("cuda"):
             raise ValueError("graph=True (--graph) captures CUDA graphs: it needs a GPU.")
         return dataclasses.replace(self, device=device)

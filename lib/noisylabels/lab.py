@@ -115,6 +115,10 @@ def setting(method: str, dataset: str = "digits", noise: str = "symmetric", rate
         values["steps"] = 0  # a length in epochs takes the place of one in steps
     values |= asked
     resolved = module.Settings(**values)
+    if asked.get("milestones") and resolved.milestones[-1] > resolved.epochs and not values.get(
+            "steps"):
+        raise ValueError(f"milestones ({resolved.milestones[-1]}) must not exceed epochs "
+                         f"({resolved.epochs}): the rate would never fall.")
     if trusted_per_class is None:
         wanted = getattr(module, "trusted_per_class", None)
         trusted_per_class = 0 if wanted is None else wanted(dataset, budget)
@@ -174,6 +178,9 @@ def check(s: Setting) -> None:
                          "on; lower trusted_per_class.")
     if hasattr(module, "trusted_per_class") and not s.trusted_per_class:
         raise ValueError(f"{s.method} needs trusted samples: set trusted_per_class to 1 or more.")
+    if s.trusted_per_class > (least := datasets.smallest_class(s.dataset, s.max_samples)):
+        raise ValueError(f"trusted_per_class {s.trusted_per_class} is too many: the smallest "
+                         f"class has only {least} of the images.")
     if n.train < 2:
         raise ValueError(f"{n.train} of {chosen:,} images are left to train on; lower "
                          "val_fraction or trusted_per_class, or raise max_samples.")
@@ -215,8 +222,9 @@ def noise_kinds(dataset: str) -> tuple[str, ...]:
 
 
 def _unknown(what: str, name: Any, allowed: Sequence[str], hint: str = "") -> str:
-    near = difflib.get_close_matches(str(name), list(allowed), n=1)
-    hint = hint or (f" (nearest: {near[0]})" if near else "")
+    lower = {a.lower(): a for a in allowed}
+    near = difflib.get_close_matches(str(name).lower(), lower, n=1)
+    hint = hint or (f" (nearest: {lower[near[0]]})" if near else "")
     return f"unknown {what} {ranges.shown(name)}{hint}; allowed: {', '.join(allowed)}."
 
 
@@ -368,6 +376,8 @@ def run(s: Setting, *, execution: engine.Execution | None = None, progress: Prog
         runs.StoreError: the record or a checkpoint cannot be written or read.
     """
 
+    if not isinstance(s, Setting):
+        raise ValueError(f"run takes what lab.setting(...) gives, not {ranges.shown(s)}.")
     desk = s.budget == "desk"
     signals = signals or desk
 

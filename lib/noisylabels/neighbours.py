@@ -169,6 +169,8 @@ def _check_k(k: int, most: int) -> None:
 
 def _matrix(features: Tensor) -> Tensor:
     """The features as they are in float32 or float64."""
+    if not isinstance(features, Tensor):
+        raise ValueError(f"features must be a tensor (N, D), not {type(features).__name__}")
     if features.dim() != 2 or not features.is_floating_point() or not features.shape[1]:
         raise ValueError(
             "features must be a floating-point matrix (N, D), "

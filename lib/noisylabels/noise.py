@@ -27,6 +27,7 @@ al., ICLR 2022).
 from __future__ import annotations
 
 import difflib
+import numbers
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -571,7 +572,7 @@ def _exact(n: int, rate: float) -> int:
 
 
 def _near(name: str, names: Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.4)
+    close = difflib.get_close_matches(str(name).lower(), list(names), n=1, cutoff=0.4)
     return f" (nearest: {close[0]!r})" if close else ""
 
 
@@ -593,7 +594,7 @@ def _rate(kind: str, rate: float | None) -> float:
                 f"or 0 (none), not {rate}"
             )
         return 1.0 if rate is None else float(rate)
-    if rate is None or not 0 <= rate <= 1:
+    if not isinstance(rate, numbers.Real) or not 0 <= rate <= 1:
         raise ValueError(f"rate must lie in [0, 1], not {rate}")
     return float(rate)
 
@@ -608,7 +609,10 @@ def _labels(y: Labels, num_classes: int | None, name: str) -> np.ndarray:
     """int64 (N,), checked to lie in 0..num_classes-1 (from 0 on when num_classes is None)."""
     if num_classes is not None and num_classes < 2:
         raise ValueError(f"num_classes must be at least 2, not {num_classes}")
-    a = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    try:
+        a = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    except ValueError:  # rows of unequal length
+        a = np.empty((0, 0))
     if a.ndim != 1 or a.size == 0 or a.dtype.kind not in "iu":
         raise ValueError(
             f"{name} must be a vector of at least one integer, not {a.dtype} of shape {a.shape}"

@@ -25,6 +25,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..cli import common
+
 if TYPE_CHECKING:
     from .timing import Bench
 
@@ -37,8 +39,9 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
                    + ", ".join(GROUPS))
     p.add_argument("--network", help="network of the training loops (default: preact18, on a CPU "
                    "small)")
-    p.add_argument("--batch-size", type=int, default=128, metavar="N")
-    p.add_argument("--rounds", type=int, metavar="N", help="rounds of every row (default: 5)")
+    p.add_argument("--batch-size", type=common.whole, default=128, metavar="N")
+    p.add_argument("--rounds", type=common.whole, metavar="N",
+                   help="rounds of every row (default: 5)")
     p.add_argument("--minutes", type=float, metavar="M",
                    help="begin no further round after that time, and write what there is")
     p.add_argument("--out", type=Path, metavar="FILE.json",

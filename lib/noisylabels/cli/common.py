@@ -40,8 +40,9 @@ def deliberate(error: BaseException) -> bool:
 
 def nearest(name: str, allowed: Iterable[object]) -> str:
     """ " (nearest: 'x')" for the allowed name that is most like `name`, or nothing."""
-    close = difflib.get_close_matches(name, [str(a) for a in allowed], n=1, cutoff=0.5)
-    return f" (nearest: {close[0]!r})" if close else ""
+    known = {str(a).lower(): str(a) for a in allowed}
+    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+    return f" (nearest: {known[close[0]]!r})" if close else ""
 
 
 def choose(what: str, name: str, allowed: Iterable[str]) -> str:
@@ -212,7 +213,20 @@ def threads(text: str) -> int:
 
 def rate(text: str) -> float:
     """A noise rate or another share."""
-    return number(text, "a number from 0 to 1", lambda v: 0 <= v <= 1)
+    return number(text, "a number from 0 to 1, such as 0.4,", lambda v: 0 <= v <= 1)
+
+
+def jobs(text: str) -> int:
+    """Runs at once; far more than cores would end the machine."""
+    most = 4 * (os.cpu_count() or 1)
+    return int(number(text, f"auto or a whole number from 1 to {most}",
+                      lambda v: v == int(v) and 1 <= v <= most))
+
+
+def seeds(text: str) -> int:
+    """How many seeds each setting is run with."""
+    return int(number(text, "a whole number from 1 to 100",
+                      lambda v: v == int(v) and 1 <= v <= 100))
 
 
 def absent(dataset: str, noise: str = "") -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import math
 import shutil
@@ -49,7 +50,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     )
     what.add_argument(
         "--rate",
-        type=float,
+        type=common.rate,
         metavar="R",
         help=f"nominal noise rate in [0, 1] (default {DEFAULT_RATE}; none 0, human 1)",
     )
@@ -84,7 +85,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     )
     what.add_argument(
         "--val-fraction",
-        type=float,
+        type=common.rate,
         metavar="F",
         help="share of the images kept out as validation with noisy labels",
     )
@@ -117,7 +118,7 @@ def main(args: argparse.Namespace) -> int:
     s = resolve(args)
     execution = engine.Execution(args.device, args.compile, args.graph).resolve()
     there, begun = runs.lookup(s), epochs_begun(s)
-    anew = False  # what is there is trained once more
+    anew, lacks = False, ""  # whether what is there is trained once more; what is not here
     if there is not None and there.finished:
         plan = f"finished on {there.info.get('date', 'an unknown day')}: it is loaded"
         if args.signals and not there.has_signals:
@@ -126,6 +127,8 @@ def main(args: argparse.Namespace) -> int:
                 f"{plan}; it was recorded without signals, --again trains it once more for them")
     elif there is not None and not args.again:
         plan = "it failed before; --again trains it once more"
+    elif lacks := common.absent(s.dataset, s.noise):
+        plan = "it cannot be trained"
     elif begun:
         plan = f"begun before: it goes on after epoch {begun}"
         if args.signals and lab.lacks_losses(s):
@@ -140,6 +143,8 @@ def main(args: argparse.Namespace) -> int:
             common.facts([("takes", expected(s, execution, begun, timed=args.dry_run))]),
             flush=True,
         )
+    if lacks:
+        raise Failed(f"this run needs what is not here: {lacks}.")
     if args.dry_run:
         return 0
     if there is not None and not there.finished and not args.again:
@@ -202,6 +207,11 @@ def resolve(args: argparse.Namespace) -> runs.Setting:
     if budget is None:
         budget = default_budget(args.dataset, args.device)
         max_samples = 0 if max_samples is None else max_samples
+    if args.noise.startswith("human-") and rate not in (None, 1):
+        raise ValueError(
+            f"--rate {rate:g} goes not with {args.noise}: labels that people gave are taken as "
+            "they are; leave --rate out."
+        )
     if rate is None:
         rate = (
             0.0
@@ -313,9 +323,8 @@ def expected(s: runs.Setting, execution: Any, begun: int, timed: bool) -> str:
         return f"about {common.duration(known[0] * share)} (from {like} like it on this machine)"
     if timed:
         o = s.options
-        timing = cost.time_steps(
-            o["network"], s.dataset, o["batch_size"], o["precision"], execution
-        )
+        how = dataclasses.replace(execution, compile=False)  # to compile takes longer
+        timing = cost.time_steps(o["network"], s.dataset, o["batch_size"], o["precision"], how)
         if (seconds := cost.of_setting(s, timing)) is not None:
             return f"about {common.duration(seconds * share)} (by a timing of a few steps)"
     return "not known yet; after the first epoch there is an estimate"

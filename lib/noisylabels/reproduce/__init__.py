@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from .. import paths, published, runs
+from .. import paths, published, runs, schema
 from ..cli import common
 from ..cli.common import Failed, count, duration
 
@@ -42,7 +42,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
                       help=f"only of these, such as {', '.join(methods.NAMES)}")
     what.add_argument("--dataset", nargs="+", default=[], metavar="D",
                       help="only on these (laptop: cifar10 alone unless named here)")
-    what.add_argument("--seeds", type=_seeds, default=None, metavar="N",
+    what.add_argument("--seeds", type=common.seeds, default=None, metavar="N",
                       help="runs a setting, of seeds 0 to N-1 (default 3; of a plan: as it says)")
     what.add_argument("--max-samples", type=common.whole, metavar="N",
                       help="train on N images (no verdict then); 0: on all")
@@ -80,10 +80,6 @@ def _plans() -> list[str]:
     return sorted(file.stem for file in paths.plans_dir().glob("*.csv"))
 
 
-def _seeds(text: str) -> int:
-    return common.least(1, text)
-
-
 def _minutes(text: str) -> float:
     return common.number(text, "a number of minutes from 0 on", lambda t: 0 <= t < 1e6)
 
@@ -93,7 +89,7 @@ def _positive(text: str) -> float:
 
 
 def _jobs(text: str) -> int | None:
-    return None if text == "auto" else common.least(1, text, "auto or ")
+    return None if text == "auto" else common.jobs(text)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -209,6 +205,11 @@ def _filters(args: argparse.Namespace, budget: str, plan: str | None = None
                "dataset": sorted({c.dataset for c in cells})}
     if budget == "smoke":
         allowed["dataset"] = ["digits"]
+        if other := [d for d in args.dataset if d in schema.DATASETS and d != "digits"]:
+            raise ValueError(f"the smoke budget runs the digits alone, not {other[0]}; take "
+                             "--budget laptop, desk, fast or paper for it.")
+    elif "digits" in args.dataset:
+        raise ValueError("the digits are run by the smoke budget alone: --budget smoke.")
     if plan is not None:
         from . import planning
 
