@@ -120,6 +120,16 @@ def test_a_file_that_is_not_there_is_named_without_numbers(call, home):
         assert (code, out, err) == (1, "", f"noisylabels: {name}: {why}.\n")
 
 
+@pytest.mark.parametrize("words, said", [
+    (["--minutes", "-1"], "a number of minutes from 0 to 100000 is needed, not '-1'"),
+    (["--minutes", "nan"], "a number of minutes from 0 to 100000 is needed, not 'nan'"),
+    (["--minutes", "1h"], "not '1h'"), (["--rounds", "1.5"], "from 0 on is needed, not '1.5'"),
+    (["--batch-size", "many"], "a whole number from 0 on is needed, not 'many'"),
+])
+def test_bench_refuses_what_is_no_number(call, words, said):
+    refused(call("bench", *words), said)
+
+
 def test_siblings_are_offered_only_when_they_exist(monkeypatch, call):
     there = set(cli.available())
     assert {"train", "runs", "page", "doctor"} <= there
@@ -867,6 +877,7 @@ def test_pages_offer_what_the_library_knows(page):
     ("mixnn", "methods mixnn,gcee", "unknown method 'gcee'"),
     ("mixnn", "methods gce,gce", "'methods' names 'gce' twice"), ("ieg", "methods ", "method ''"),
     ("sanm", "photographs hear", "takes recorded, here or record, not 'hear' (nearest: 'here')"),
+    ("ledger", "runs_folder /dev/null", "/dev/null is no folder; name one that holds recorded"),
     ("ledger", "state reproducd", "unknown state 'reproducd' (nearest: 'reproduced')"),
     ("speed", "network resnet7", "unknown network 'resnet7'"),
     ("speed", "hardware cray", "no recorded result is from 'cray'"),

@@ -172,6 +172,11 @@ def test_what_no_plan_can_be_is_refused_in_a_sentence(call, home, words, said):
     assert (code, out) == (2, "") and said in err and err.count("\n") == 1
 
 
+def test_an_empty_name_is_no_plan(call, home):
+    code, out, err = call("--plan", "", "--dry-run")
+    assert (code, out) == (2, "") and "there is no plan ''" in err
+
+
 def test_elr_with_restarts_has_a_name_of_its_own():
     def name(noise):
         return planning.name_of(lab.setting("elr", "cifar10", noise, 0.4, "paper"))

@@ -42,13 +42,17 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--batch-size", type=common.whole, default=128, metavar="N")
     p.add_argument("--rounds", type=common.whole, metavar="N",
                    help="rounds of every row (default: 5)")
-    p.add_argument("--minutes", type=float, metavar="M",
+    p.add_argument("--minutes", type=_minutes, metavar="M",
                    help="begin no further round after that time, and write what there is")
     p.add_argument("--out", type=Path, metavar="FILE.json",
                    help="default: data/bench/HARDWARE.json, in data/cache when --quick or --only")
     p.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
     p.add_argument("--teaching", action="store_true",
                    help="also train ResNet-9 on clean CIFAR-10 (needs a GPU and the data)")
+
+
+def _minutes(text: str) -> float:
+    return common.number(text, f"a number of minutes from 0 to {MOST}", lambda m: 0 <= m <= MOST)
 
 
 MOST = 100_000  # of batch, rounds and minutes: more is a slip of the keyboard
@@ -97,6 +101,8 @@ def prepare(args: argparse.Namespace) -> Bench:
     networks.build(network, 10)  # an unknown name is an error that lists the known ones
     narrow = cuda or torch.ops.mkldnn._is_mkldnn_bf16_supported()
     only = tuple(w.strip() for w in (args.only or "").split(",") if w.strip())
+    if args.only is not None and not only:
+        raise ValueError(f"--only names no row; groups: {', '.join(GROUPS)}.")
     for word in only:
         _known(word)
     return Bench(

@@ -29,6 +29,7 @@ import subprocess
 import sys
 import time
 import tokenize
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -205,10 +206,8 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         notebook = json.loads(path.read_text(encoding="utf-8"))
         return {**notebook, "cells": list(notebook["cells"])}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is not a notebook ({error}); allowed are .ipynb files."
-        ) from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ValueError(f"{path} is not a notebook; allowed are .ipynb files.") from None
 
 
 def _source(cell: Mapping[str, Any]) -> str:
@@ -373,9 +372,14 @@ def _a_state(name: str) -> None:
 
 
 def _a_folder(name: str) -> None:
-    from .. import ledger
+    from .. import ledger, runs
 
-    ledger.recorded(str(paths.home() / Path(name).expanduser()))  # as the page finds it
+    there = paths.home() / Path(name).expanduser()  # as the page finds it
+    if there.exists() and not there.is_dir():
+        raise ValueError(f"{name} is no folder; name one that holds recorded runs.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", runs.RecordWarning)  # the page says them
+        ledger.recorded(str(there))
 
 
 def _hardware(name: str) -> None:

@@ -182,7 +182,9 @@ def cores() -> int:
 
 def _plan(args: argparse.Namespace) -> str | None:
     """The plan that is asked for by its name or by its budget; None for the printed numbers."""
-    name: str | None = args.plan or ("desk" if args.budget == "desk" else None)
+    name: str | None = args.plan
+    if name is None and args.budget == "desk":
+        name = "desk"
     if name is None:
         return None
     if name not in (there := _plans()):
