@@ -203,8 +203,8 @@ def test_the_plan_holds_every_method_and_three_seeds(everything):
     assert [int(r["step"]) for r in rows] == sorted(int(r["step"]) for r in rows)
     full = {(r["dataset"], r["noise"], r["rate"]) for r in rows if r["methods"] == "all"}
     assert len(full) == 8
-    # 8 cells of all methods, cross entropy without noise, 3 arms of SANM, 2 of MixNN
-    assert len(chosen.settings) == 3 * (8 * len(methods.NAMES) + 1 + 3 + 2)
+    # 8 cells of all methods, cross entropy without noise and at 60 %, 3 arms of SANM, 2 of MixNN
+    assert len(chosen.settings) == 3 * (8 * len(methods.NAMES) + 2 + 3 + 2)
     assert Counter(s.split_seed for s in chosen.settings) == dict.fromkeys(
         (0, 1, 2), len(chosen.settings) // 3)
     assert len(planning.select_plan("desk", 1).settings) == len(chosen.settings) // 3

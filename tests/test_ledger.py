@@ -106,7 +106,9 @@ def test_numbers_and_late_phases_take_the_published_schedule():
     at = {rule: {c.decidable_at for c in published.load_checks(rule=rule)}
           for rule in published.RULES}
     assert at["number"] == at["level"] == at["mends"] == at["ranks"] == {"paper"}
-    assert at["memorises"] == at["above"] == {published.ORDERS}
+    assert at["memorises"] == {published.ORDERS}
+    orders = {(c.dataset, c.decidable_at) for c in published.load_checks(rule="above")}
+    assert orders == {("cifar10", published.ORDERS), ("cifar100", "fast")}
     assert not any(published.decides("laptop", c.decidable_at) for c in published.load_checks())
 
 
@@ -347,13 +349,13 @@ def test_the_largest_budget_that_decides_speaks():
 def test_runs_that_do_not_reach_what_is_claimed_give_no_state(test):
     """Whatever comes out at the laptop budget: only what was seen is told."""
     got = ledger.judge(real("mixnn-fig2a"), three(test))
-    assert (got.verdict.state, got.budget) == ("needs the fast budget", None)
+    assert (got.verdict.state, got.budget) == ("needs the desk budget", None)
     met = 3 if test[2] == 0.6 else 0
     assert got.verdict.sentence.startswith(
-        "At the laptop budget its only comparison has runs, which cannot decide: the fast budget "
+        "At the laptop budget its only comparison has runs, which cannot decide: the desk budget "
         "is the smallest that reaches what is claimed. Seen there, no verdict: Cross entropy, "
         f"CIFAR-10, symmetric 60\u00a0%: met in {met} of 3 runs (")
-    assert got.would_take.startswith("3 runs at the fast or larger budget: Cross entropy")
+    assert got.would_take.startswith("3 runs at the desk or larger budget: Cross entropy")
     two = ledger.judge(real("mixnn-fig2a"), three(test)[:2])  # too few to speak of at all
     assert two.verdict == ("not run", "Not run.")
 
@@ -551,7 +553,7 @@ def test_a_badge_names_a_small_budget_and_tells_a_missing_check_from_a_missing_r
     markup = ledger.claim_list([small])._repr_html_()
     assert 'class="nl-state bad soft">direction does not hold (fast)</span>' in markup
     seen = ledger.claim_list([ledger.judge(real("mixnn-fig2a"), three([0.5, 0.6, 0.8]))])
-    assert 'class="nl-state ">needs the fast budget</span>' in seen._repr_html_()
+    assert 'class="nl-state ">needs the desk budget</span>' in seen._repr_html_()
     unchecked = ledger.claim_list([ledger.judge(real("mixnn-fig2b"), [])])._repr_html_()
     assert 'class="nl-state open">no check yet</span>' in unchecked
     assert 'class="nl-state ">not run</span>' in ledger.claim_list(
