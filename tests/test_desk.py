@@ -251,7 +251,7 @@ def test_the_plan_of_the_digits_is_of_twenty_seeds_and_its_old_runs_count(everyt
     (("--plan", "digits", "--budget", "laptop"), "is of the smoke budget, not laptop"),
     (("--plan", "digits", "--paper", "mixnn"), "goes by steps and not by papers"),
     (("--budget", "desk", "--paper", "mixnn"), "goes by steps and not by papers"),
-    (("--plan", "desk", "--dataset", "digits"), "'digits'"),
+    (("--plan", "desk", "--dataset", "digits"), "digits are run by the smoke"),
 ])
 def test_a_plan_that_cannot_be_is_refused(everything, capsys, words, said):
     from noisylabels.__main__ import main
