@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_WIDE = 128  # channels from which on a weight gradient is a product; see `by_product`
+_WIDE = 96  # channels from which on a weight gradient is a product; see `by_product`
 _NARROW = (torch.bfloat16,)  # the precisions in which it is
 MOST_DEPTH, MOST_WIDTH = 202, 32  # of a wide ResNet
 NAMES = (
@@ -70,10 +70,12 @@ class Network(nn.Module):
 
     def taps(self, x: Tensor) -> list[Tensor]:
         """Feature maps after the stem and after each stage; the last one is `maps(x)`."""
-        out = [self.stem(x)]
+        out, x = [], self.stem(x)
         for stage in self.stages:
-            out.append(stage(out[-1]))
-        return out
+            pooled_first = isinstance(next(stage.children()), _PoolRelu)
+            out.append(F.relu(x) if pooled_first else x)
+            x = stage(x)
+        return [*out, x]
 
     def maps(self, x: Tensor) -> Tensor:
         """Last feature map (B, D, h, w)."""
@@ -213,9 +215,18 @@ def _conv_bn(c_in: int, c_out: int, kernel: int = 3, stride: int = 1) -> nn.Sequ
     return nn.Sequential(_conv(c_in, c_out, kernel, stride), nn.BatchNorm2d(c_out))
 
 
-def _conv_bn_relu(c_in: int, c_out: int, *after: nn.Module) -> nn.Sequential:
-    layers = (_conv(c_in, c_out), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True))
-    return nn.Sequential(*layers, *after)
+def _conv_bn_relu(c_in: int, c_out: int, pool: bool = False) -> nn.Sequential:
+    """With `pool` a maximum over 2x2, taken before the ReLU; see `_PoolRelu`."""
+    after = (nn.MaxPool2d(2),) if pool else ()
+    return nn.Sequential(*_conv_bn(c_in, c_out), *after, nn.ReLU(inplace=True))
+
+
+class _PoolRelu(nn.Sequential):
+    """The maximum over 2x2, then ReLU: what ReLU, then the maximum gives, bit for bit and in all
+    gradients, at a quarter of the ReLUs. What a stage that begins so is fed has had none."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.MaxPool2d(2), nn.ReLU(inplace=True))
 
 
 class _Residual(nn.Module):
@@ -320,18 +331,18 @@ def _stages(
 
 
 def _tiny(num_classes: int, channels: int) -> Network:
-    stem = _conv_bn_relu(channels, 32)
-    down = nn.Sequential(nn.MaxPool2d(2), _conv_bn_relu(32, 64))
+    stem = _conv_bn(channels, 32)
+    down = nn.Sequential(_PoolRelu(), _conv_bn_relu(32, 64))
     # maximum: with noisy labels it learns the right digits first more plainly than the average
     return Network(stem, [down, _conv_bn_relu(64, 64)], 64, num_classes, pooling="maximum")
 
 
 def _small(num_classes: int, channels: int, w: int = 16) -> Network:
-    stem = _conv_bn_relu(channels, w)
-    widths = (w, 2 * w, 4 * w, 4 * w)
+    stem = _conv_bn(channels, w)
     stages = [
-        nn.Sequential(nn.MaxPool2d(2), _conv_bn_relu(a, b))
-        for a, b in zip(widths[:-1], widths[1:], strict=True)
+        nn.Sequential(_PoolRelu(), _conv_bn(w, 2 * w)),
+        nn.Sequential(_PoolRelu(), _conv_bn(2 * w, 4 * w)),
+        nn.Sequential(_PoolRelu(), _conv_bn_relu(4 * w, 4 * w)),
     ]
     return Network(stem, stages, 4 * w, num_classes)
 
@@ -349,9 +360,9 @@ def _resnet8(num_classes: int, channels: int) -> Network:
 def _resnet9(num_classes: int, channels: int) -> Network:
     stem = _conv_bn_relu(channels, 64)
     stages = [
-        nn.Sequential(_conv_bn_relu(64, 128, nn.MaxPool2d(2)), _Residual(128)),
-        _conv_bn_relu(128, 256, nn.MaxPool2d(2)),
-        nn.Sequential(_conv_bn_relu(256, 512, nn.MaxPool2d(2)), _Residual(512)),
+        nn.Sequential(_conv_bn_relu(64, 128, pool=True), _Residual(128)),
+        _conv_bn_relu(128, 256, pool=True),
+        nn.Sequential(_conv_bn_relu(256, 512, pool=True), _Residual(512)),
     ]
     return Network(
         stem, stages, 512, num_classes, pooling="maximum", bias=False, logit_scale=0.125
