@@ -611,8 +611,9 @@ def _labels(y: Labels, num_classes: int | None, name: str) -> np.ndarray:
         raise ValueError(f"num_classes must be at least 2, not {num_classes}")
     try:
         a = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
-    except ValueError:  # rows of unequal length
-        a = np.empty((0, 0))
+    except ValueError:
+        raise ValueError(f"{name} must be a vector of at least one integer, not rows of unequal "
+                         "length") from None
     if a.ndim != 1 or a.size == 0 or a.dtype.kind not in "iu":
         raise ValueError(
             f"{name} must be a vector of at least one integer, not {a.dtype} of shape {a.shape}"
