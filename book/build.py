@@ -192,6 +192,19 @@ def fault(notebook: dict[str, Any]) -> str | None:
     return "papermill reports an exception" if ran.get("exception") else None
 
 
+PAPERMILL = """
+import os, runpy, sys
+parent = int(sys.argv.pop(1))
+if sys.platform == "linux":
+    import ctypes
+    ctypes.CDLL(None).prctl(1, 9)  # SIGKILL when the build dies, however it dies: PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        sys.exit(1)
+runpy.run_module("papermill", run_name="__main__", alter_sys=True)
+"""
+"""papermill in a process that does not outlive the build (on Linux); its kernel follows it."""
+
+
 def execute(root: Path, name: str, out: str, env: dict[str, str],
             parameters: dict[str, Any] | None = None) -> tuple[dict[str, Any] | None, str | None]:
     """Run a notebook with papermill; the run, its statements taken, and its fault if any.
@@ -202,7 +215,7 @@ def execute(root: Path, name: str, out: str, env: dict[str, str],
     path = root / out
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "papermill", f"notebooks/{name}.ipynb", out]
+    command = [sys.executable, "-c", PAPERMILL, str(os.getpid()), f"notebooks/{name}.ipynb", out]
     command += ["-k", "python3", "--no-progress-bar", "--execution-timeout", str(CELL_SECONDS)]
     if parameters:
         command += ["-y", json.dumps(parameters)]

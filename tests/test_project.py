@@ -8,6 +8,7 @@ import re
 import statistics
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace
@@ -197,6 +198,31 @@ def test_a_failing_notebook_stops_the_book_and_shows_cell_and_error(book, capsys
     assert "FAILED" in capsys.readouterr().out
     assert not (book / "book" / "executed" / "tiny.ipynb").exists()
     assert build.out_of_date(book) == ["tiny"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's end")
+def test_a_killed_build_leaves_nothing_that_writes_on(book):
+    write(book, notebook("import os, pathlib, time\npathlib.Path('pid').write_text("
+                         "str(os.getpid()))\ntime.sleep(60)"))
+    code = (f"import sys; sys.path.insert(0, {str(ROOT / 'book')!r}); import build, pathlib; "
+            f"build.run_notebooks(pathlib.Path({str(book)!r}), jobs=1)")
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
+    begun = time.monotonic()
+    while not (book / "pid").exists() and time.monotonic() - begun < 60:
+        time.sleep(0.1)
+    time.sleep(0.2)
+    kernel = Path("/proc", (book / "pid").read_text(), "stat")
+
+    def at_work() -> bool:
+        return kernel.exists() and kernel.read_text().rpartition(")")[2].split()[0] != "Z"
+
+    process.kill()
+    process.wait()
+    begun = time.monotonic()
+    while at_work() and time.monotonic() - begun < 20:
+        time.sleep(0.1)
+    assert not at_work()
+    assert not (book / "book" / "executed" / "tiny.ipynb").exists()
 
 
 def test_papermill_that_ends_badly_without_a_cell_error_is_reported(book):
