@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -211,10 +212,13 @@ def test_a_killed_build_leaves_nothing_that_writes_on(book):
     while not (book / "pid").exists() and time.monotonic() - begun < 60:
         time.sleep(0.1)
     time.sleep(0.2)
-    kernel = Path("/proc", (book / "pid").read_text(), "stat")
+    kernel = Path("/proc", (book / "pid").read_text(encoding="utf-8"), "stat")
 
     def at_work() -> bool:
-        return kernel.exists() and kernel.read_text().rpartition(")")[2].split()[0] != "Z"
+        try:
+            return kernel.read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+        except OSError:
+            return False
 
     process.kill()
     process.wait()
@@ -223,6 +227,19 @@ def test_a_killed_build_leaves_nothing_that_writes_on(book):
         time.sleep(0.1)
     assert not at_work()
     assert not (book / "book" / "executed" / "tiny.ipynb").exists()
+
+
+def test_a_build_under_the_c_locale_reads_and_writes_utf_8(book):
+    write(book, notebook("print('gr\u00f6\u00dfer')"))
+    bare = {k: v for k, v in os.environ.items() if not k.startswith(("LC_", "LANG", "PYTHON"))}
+    code = (f"import sys; sys.path.insert(0, {str(ROOT / 'book')!r}); import build, pathlib; "
+            f"root = pathlib.Path({str(book)!r}); build.run_notebooks(root, jobs=1); "
+            "build.check_runs(root)")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env={
+        **bare, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"})
+    assert done.returncode == 0, done.stderr[-500:]
+    run = json.loads((book / "book" / "executed" / "tiny.ipynb").read_text(encoding="utf-8"))
+    assert run["cells"][0]["outputs"][0]["text"] == ["gr\u00f6\u00dfer\n"]
 
 
 def test_papermill_that_ends_badly_without_a_cell_error_is_reported(book):
