@@ -302,3 +302,21 @@ def test_the_table_of_schedules_in_the_book_is_that_of_the_code():
         "SANM | {sanm[epochs]} | {sanm[warm_up]} of warm-up, ramp of {sanm[ramp]}",
     ):
         assert f"| {row.format(**at)}" in text, row
+
+
+def test_ratios_of_epochs_are_taken_within_pairs():
+    from noisylabels.cli import cost
+
+    def made(method, seconds, seed=0, hardware="A", **more):
+        return runs.Run(at_desk(method, seed=seed, **more), {
+            "status": "finished", "seconds_per_epoch": seconds, "hardware": hardware,
+            "threads": 1}, {})
+
+    found = cost.over_cross_entropy([
+        made("cross_entropy", 2.0), made("cross_entropy", 4.0, seed=1),
+        made("mixnn", 3.0), made("mixnn", 8.0, seed=1), made("mixnn", 50.0, seed=2),
+        made("mixnn", 9.0, hardware="B"), made("gce", 5.0, network="small"),
+        made("sanm", 44.0)])
+    assert {m: sorted(v) for m, v in found.items()} == {"mixnn": [1.5, 2.0], "sanm": [22.0]}
+    assert cost.factor_of("sanm") == 22 and cost.factor_of("l2r") is None
+    assert cost.factor_of("dynamic_bootstrapping") == 2

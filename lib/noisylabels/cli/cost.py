@@ -6,7 +6,9 @@ import dataclasses
 import statistics
 import time
 import warnings
+from collections.abc import Iterable
 from functools import cache
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -64,6 +66,35 @@ def recorded(s: Setting, device: str) -> tuple[float, int] | None:
 def _work(n: lab.Images, factor: float = 1.0) -> float:
     """An epoch in images trained on; an image that is only looked at counts as a third."""
     return factor * n.train + (n.test + min(lab.PROBE, n.train) + n.val) / 3
+
+
+def over_cross_entropy(recorded: Iterable[runs.Run]) -> dict[str, list[float]]:
+    """Method -> seconds of an epoch over those of cross entropy, a ratio for each pair of runs.
+
+    A pair has the data, noise, budget, seeds, network, precision, hardware and number of threads
+    in common; of each run its median epoch counts, without evaluation.
+    """
+    groups: dict[Any, dict[str, list[float]]] = {}
+    for run in recorded:
+        seconds = run.info.get("seconds_per_epoch")
+        if run.finished and seconds:
+            s = run.setting
+            same = (s.dataset, s.noise, s.rate, s.budget, s.seed, s.max_samples,
+                    s.options.get("network"), s.options.get("precision"), run.info.get("hardware"),
+                    run.info.get("threads"))
+            groups.setdefault(same, {}).setdefault(s.method, []).append(seconds)
+    out: dict[str, list[float]] = {}
+    for times in groups.values():
+        for method, found in times.items():
+            for base in times.get("cross_entropy", ()) if method != "cross_entropy" else ():
+                out.setdefault(method, []).extend(one / base for one in found)
+    return out
+
+
+def factor_of(method: str) -> float | None:
+    """Forward and backward passes of an epoch over cross entropy's; None where not counted."""
+    found = getattr(methods.get(method), "COST", FACTORS.get(method))
+    return None if found is None else float(found)
 
 
 # ----------------------------------------------------------------------------------- from a timing
@@ -153,7 +184,7 @@ def time_steps(
 
 def of_setting(s: Setting, timing: Timing) -> float | None:
     """Seconds that a run of `s` takes by this timing; None for a method of unknown factor."""
-    factor = getattr(methods.get(s.method), "COST", FACTORS.get(s.method))
+    factor = factor_of(s.method)
     if factor is None:
         return None
     _, _, _, channels, pixels = SIZES[s.dataset]
