@@ -102,6 +102,8 @@ def test_a_quick_run_makes_the_whole_table(quick):
             assert r["median"] is None
     assert at["floor"]["rounds"] == 2 and at["ours_graph"]["note"] == NEEDS_GPU
     assert {r["group"] for r in found["derived"]} == {"derived"}
+    gains = ("views_strong", "neighbours_batch", "weight_gradient", "normalise", "relu_pool")
+    assert {f"{name}_gain" for name in gains} <= {r["row"] for r in found["derived"]}
     facts = found["environment"]
     assert (facts["data"], facts["device"], facts["batch_size"]) == ("made-up images", "cpu", 16)
     assert {"hardware", "versions", "commit", "date", "clock", "minutes"} <= set(facts)
@@ -267,6 +269,14 @@ def test_what_follows_from_made_up_times():
     assert at["weak_over_pil"] == [8.0] and "strong_over_pil" not in at
     assert at["waits_step"] == [0.5] and at["waits_epoch"] == [3.0]
     assert "share_beside_steps" not in at and "to_floor_floor" not in at
+    rows = rows_of(views_strong=6.0, views_strong_fixed=2.0, neighbours_batch=1.0,
+                   neighbours_batch_fixed=9.0, normalise_plain=4.0, normalise=2.0,
+                   weight_gradient=(3.0, 2.0), weight_gradient_plain=(4.5, 4.0), relu_pool=2.0,
+                   relu_pool_before=3.0)
+    at = {r.name: r.values for r in report.derive(rows, b)}
+    assert at == {"views_strong_gain": [3.0], "neighbours_batch_gain": [9.0],
+                  "normalise_gain": [2.0], "weight_gradient_gain": [1.5, 2.0],
+                  "relu_pool_gain": [1.5]}
 
 
 def test_the_fastest_of_our_loops_and_of_the_floors_counts():

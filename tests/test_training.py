@@ -115,6 +115,23 @@ def test_options_are_read_as_their_field_type():
     assert s.options["nesterov"] is True and s.options["milestones"] == (2, 3)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("count", [0, 1, 2, 37])
+def test_images_are_normalised_bit_for_bit_whatever_their_layout(channels, count):
+    task = guards.a_task(mean=(0.49, 0.48, 0.45)[:channels], std=(0.247, 0.243, 0.262)[:channels],
+                         images=torch.zeros(64, channels, 8, 8, dtype=torch.uint8))
+    scale = (1 / (255 * torch.tensor(task.std))).view(1, -1, 1, 1)
+    shift = (torch.tensor(task.mean) / torch.tensor(task.std)).view(1, -1, 1, 1)
+    draws = torch.Generator().manual_seed(0)
+    x = torch.randint(256, (count, channels, 12, 10), dtype=torch.uint8, generator=draws)
+    last = torch.channels_last
+    for given in (x, x.contiguous(memory_format=last), x.flip(0), x[:, :, ::2], x[..., 1:]):
+        before, plain = given.clone(), given.float()
+        found = task.normalise(given)
+        assert torch.equal(found, plain * scale - shift) and torch.equal(given, before)
+        assert found.stride() == given.to(torch.float32, memory_format=last).stride()
+
+
 # ------------------------------------------------------------------------------ training and truth
 
 

@@ -191,8 +191,15 @@ class Task:
 
     def normalise(self, x: Tensor) -> Tensor:
         """uint8 (B, C, H, W) -> float32, zero mean and unit variance a channel, channels last."""
-        x = x.to(torch.float32, memory_format=torch.channels_last)
-        return x.mul_(self._scale).sub_(self._shift)
+        last = torch.channels_last
+        if x.device.type != "cpu" or x.shape[1] == 1:
+            return x.to(torch.float32, memory_format=last).mul_(self._scale).sub_(self._shift)
+        # twice as fast on a CPU: bytes change places, and whole rows are multiplied
+        y = x.contiguous(memory_format=last).to(torch.float32, memory_format=last)
+        n, c, h, w = y.shape
+        scale, shift = (v.flatten().repeat(w) for v in (self._scale, self._shift))
+        y.permute(0, 2, 3, 1).view(n, h, w * c).mul_(scale).sub_(shift)
+        return y
 
     def autocast(self) -> AbstractContextManager[Any]:
         """bfloat16 convolutions and products when the precision says so."""

@@ -70,6 +70,14 @@ def derive(rows: Sequence[Row], bench: Bench) -> list[Row]:
     for kind in ("weak", "strong"):
         add(f"{kind}_over_pil", f"{kind} views: ours over PIL", "x",
             ratio(at.get(f"views_{kind}"), at.get(f"pil_{kind}")))
+    add("views_strong_gain", "strong views on a CPU: only the images that a pass changes over all",
+        "x", ratio(at.get("views_strong"), at.get("views_strong_fixed")))
+    for name, other, what in (
+            ("neighbours_batch", "fixed", "neighbours in a batch: all differences over a product"),
+            ("weight_gradient", "plain", "a wide layer: without over with the product"),
+            ("normalise", "plain", "normalising: pixel by pixel over row by row"),
+            ("relu_pool", "before", "ReLU before over after max pooling")):
+        add(f"{name}_gain", what, "x", ratio(at.get(f"{name}_{other}"), at.get(name)))
     add("masks_gain", "SANM's masks: one sample after another over all at once", "x",
         ratio(at.get("masks_by_sample"), at.get("masks")))
     for unit, word in (("", "time"), ("_memory", "memory")):
