@@ -37,7 +37,8 @@ METHODS: dict[str, tuple[str, str]] = {  # name on a page, colour
 
 PRINTED = {"mixmatch-kl": "MixMatch-KL", "ieg-no-mixup": "IEG without MixUp",
            "sanm-c2d": "SANM with C2D", "elr+": "ELR+", "c2d-elr+": "C2D with ELR+",
-           "c2d-dividemix": "C2D with DivideMix"}
+           "c2d-dividemix": "C2D with DivideMix", "mentornet": "MentorNet",
+           "self-learning": "Self-learning"}
 """Names of methods that are printed and that we run as another with options, or not at all."""
 
 DATASETS = {

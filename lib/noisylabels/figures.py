@@ -25,6 +25,7 @@ from ._tables import (
     METHODS,
     Html,
     Summary,
+    data_name,
     method_of,
     name_of,
     plain_table,
@@ -494,7 +495,7 @@ def _array(x: Any) -> np.ndarray:
 
 __all__ = [
     "BLUE", "CLASSES", "COLUMNS", "GREEN", "GREY", "METHODS", "ROLES", "VERMILLION", "Html",
-    "Summary", "axes", "bars", "colour_of", "embedding", "image_grid", "learning_curves",
-    "loss_histogram", "memorisation", "name_of", "plain_table", "show", "stack", "style",
-    "summaries", "summary_table", "table", "transition_heatmap",
+    "Summary", "axes", "bars", "colour_of", "data_name", "embedding", "image_grid",
+    "learning_curves", "loss_histogram", "memorisation", "name_of", "plain_table", "show",
+    "stack", "style", "summaries", "summary_table", "table", "transition_heatmap",
 ]  # fmt: skip
