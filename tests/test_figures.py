@@ -225,6 +225,19 @@ def test_memorisation_marks_the_oracle_in_grey_and_the_last_epoch():
                                                                   (3, "#222222")]
 
 
+@pytest.mark.filterwarnings("error")
+def test_memorisation_where_most_epochs_have_no_test_number():
+    """As at the desk budget; epochs 2, 4 and 5 of five were looked at, by both runs."""
+    nan = math.nan
+    pair = [made_up([nan, 0.8, nan, 0.6, 0.5]), made_up([nan, 0.6, nan, 0.7, 0.5], seed=1)]
+    figure = figures.memorisation(pair)
+    assert {t.get_text() for t in figure.axes[0].texts} == {"best on test 70 % (oracle)",
+                                                            "last\n50 %"}
+    marks = [x for x in figure.axes[0].get_lines() if x.get_marker() == "o"]
+    assert [(x.get_xdata()[0], round(x.get_ydata()[0], 6)) for x in marks] == [(2, 70), (5, 50)]
+    np.testing.assert_allclose(lines(figure)["Test accuracy"], [nan, 70, 67.5, 65, 50])
+
+
 # ------------------------------------------------------------------------------ losses, matrices
 
 

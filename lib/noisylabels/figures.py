@@ -266,7 +266,8 @@ def memorisation(runs: Run | Iterable[Run], *, title: str = "", ax: Any = None) 
     ax = axes(ax, WIDE)
     learning_curves(runs, ("clean_fit", "wrong_fit", "wrong_corrected", "test"),
                     by=lambda r: "all", ax=ax)
-    test = np.nanmean(stack(runs, "test"), 0)
+    seen = np.ma.masked_invalid(stack(runs, "test"))  # not every epoch need have a number
+    test = np.ma.filled(seen.mean(0), np.nan)
     last, final = len(test) - 1, len(runs[0].last_stage())  # earlier stages' networks are gone
     best = len(test) - final + int(np.nanargmax(test[-final:]))
     ax.axvline(best + 1, color=GREY, linewidth=1, linestyle=":")

@@ -200,8 +200,9 @@ def show(args: argparse.Namespace) -> int:
         "auc",
     ):
         column = run.epochs.get(name)
-        if column is not None and len(column) > 1 and (line := common.sparkline(column)):
-            print(f"{name:<16}{line}  {_short(column[0])} to {_short(column[-1])}")
+        seen = [v for v in column if not math.isnan(v)] if column is not None else []
+        if len(seen) > 1 and (line := common.sparkline(seen)):
+            print(f"{name:<16}{line}  {_short(seen[0])} to {_short(seen[-1])}")
     print("\n" + epochs_table(run, everything=args.epochs))
     return 0
 

@@ -410,6 +410,7 @@ def result(run: runs.Run) -> str:
     each = float(run.info.get("seconds_per_epoch", math.nan))
     test = list(run.last_stage())
     before = len(run.epochs["test"]) - len(test)  # epochs of earlier stages
+    best = max(range(len(test)), key=lambda i: (test[i] == test[i], test[i]))  # not all have one
     last_ten = min(10, len(test))
     val = run.last_stage("val") if "val" in run.epochs else None
     by_val = f"{common.percent(run.by_validation()):>8}"
@@ -422,7 +423,7 @@ def result(run: runs.Run) -> str:
         f"  mean of last {last_ten:<2}     {common.percent(run.mean_last()):>8}",
         f"  by noisy validation {by_val}",
         f"  best on test        {common.percent(run.best()):>8}   epoch "
-        f"{test.index(max(test)) + 1 + before}; an oracle, nobody can choose it honestly",
+        f"{best + 1 + before}; an oracle, nobody can choose it honestly",
         f"noise  {common.percent(run.info.get('realised_rate', math.nan))} of the training labels "
         "are wrong",
         f"time   {common.duration(seconds)}, {common.duration(each)} an epoch, on "
