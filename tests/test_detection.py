@@ -66,3 +66,22 @@ def test_a_run_that_kept_nothing_is_refused_in_words(kept):
     with pytest.raises(ValueError, match="kept no losses of all epochs; runs of the desk budget"):
         detection.loss_history(a_run({"wrong": kept["wrong"]}))
     assert detection.features(a_run({"wrong": kept["wrong"]})) == {}
+    for signals in ({}, {"wrong": kept["wrong"], "given": kept["given"]},
+                    {"features-1": kept["features-1"], "wrong": kept["wrong"]}):
+        with pytest.raises(ValueError, match="kept no features with the given labels; runs of "
+                           "cross entropy at the desk budget do"):
+            detection.votes(a_run(signals))
+    for found in (detection.auc_of_losses, detection.votes):
+        with pytest.raises(ValueError, match="kept no signals that say which labels are wrong"):
+            found(a_run({k: v for k, v in kept.items() if k != "wrong"}))
+
+
+def test_losses_of_other_epochs_than_the_record_names_are_refused(kept):
+    with pytest.raises(ValueError, match=r"do not fit its record: losses must hold a byte .* each "
+                       r"of the 3 epochs of losses_of, not uint8 of shape \(2, 300\)"):
+        detection.auc_of_losses(a_run(kept, (1, 2, 3)))
+
+
+def test_without_wrong_labels_there_is_no_auc(kept):
+    _, auc = detection.auc_of_losses(a_run({**kept, "wrong": np.zeros(300, bool)}))
+    assert auc.shape == (2,) and np.isnan(auc).all()

@@ -324,7 +324,35 @@ def test_B2_signals_that_are_none_are_named(call, content):
 def test_B2_losses_of_all_epochs_have_room(home):
     """A later record may keep one row an epoch, an entry a sample."""
     rows = np.zeros((3, 4), np.uint8)
-    assert record(signals={**KEPT, "losses": rows}).signals["losses"].shape == (3, 4)
+    run = record(signals={**KEPT, "losses": rows}, losses_of=[1, 2, 3])
+    assert run.signals["losses"].shape == (3, 4)
+
+
+@pytest.mark.parametrize("losses, of, said", [
+    (np.zeros((3, 4), np.uint8), None, "and run.json has no losses_of that says of which epochs"),
+    (np.zeros((2, 4), np.uint8), [1, 2, 3], "each of the 3 epochs of losses_of, not uint8 of "
+                                            r"shape \(2, 4\)"),
+    (np.zeros(4, np.uint8), [3], r"not uint8 of shape \(4,\)"),
+    (np.zeros((3, 4), np.float32), [1, 2, 3], "a byte for each sample .* not float32"),
+])
+def test_B2_losses_are_those_of_the_epochs_that_the_record_names(home, losses, of, said):
+    facts = {} if of is None else {"losses_of": of}
+    run = record(signals={**KEPT, "losses": losses}, **facts)
+    with pytest.raises(StoreError, match=rf"signals.npz is damaged \(losses .*{said}"):
+        _ = run.signals
+
+
+def test_B2_losses_of_an_epoch_that_the_run_has_not(home):
+    with pytest.raises(StoreError, match="losses_of names epoch 9 of 3"):
+        record(losses_of=[1, 9])
+
+
+@pytest.mark.parametrize("name, shape", [("features-x", (2, 4)), ("features-0", (2, 4)),
+                                         ("features-3", (4,))])
+def test_B2_features_have_their_epoch_in_the_name_and_a_row_each(home, name, shape):
+    run = record(signals={**KEPT, name: np.zeros(shape, np.uint8)})
+    with pytest.raises(StoreError, match="must be named by its epoch, as features-3"):
+        _ = run.signals
 
 
 @pytest.mark.parametrize("edit", [

@@ -403,6 +403,11 @@ class Recorder:
         if any(not isinstance(v, Tensor) or v.shape[-1:] != (len(self.task),)
                for v in saved["signals"].values()):
             raise ValueError("its signals are of another number of samples")
+        if self.history is not None:
+            held, due = saved.get("losses"), (len(rows), len(self.task))
+            if not isinstance(held, Tensor) or (held.dtype, held.shape) != (torch.uint8, due):
+                raise ValueError("it lacks what this run keeps: the losses of each of its "
+                                 f"{due[1]:,} samples after each of {due[0]} epochs")
 
 
 def _made_alike(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:

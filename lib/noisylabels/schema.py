@@ -26,6 +26,7 @@ MOST_EPOCHS = 1_000_000
 SHARES = re.compile(r"(test|val|clean_fit|wrong_fit|wrong_corrected|clean_share"
                     r"|(label_accuracy|auc|p_right|p_wrong)(_\w+)?)")  # columns in [0, 1]
 COLUMN = re.compile(r"[A-Za-z][\w.-]{0,60}", re.ASCII)
+FEATURES = re.compile(r"features-[1-9][0-9]{0,6}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,60}", re.ASCII)  # a part of a path
 ROUNDED = 1e-4  # that a share may lie outside [0, 1]
 
@@ -189,6 +190,8 @@ def check_epochs(epochs: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> 
     last = facts.get("last")
     if finished and last is not None and not math.isclose(test[-1], last, abs_tol=1e-6):
         raise ValueError(f"the last test accuracy is {test[-1]:g}, run.json says {last:g}")
+    if facts.get("losses_of") and facts["losses_of"][-1] > rows:
+        raise ValueError(f"losses_of names epoch {facts['losses_of'][-1]} of {rows}")
     for name, column in epochs.items():
         if name == "stage":
             if bad := [x for x in column if not _text(str(x))]:
@@ -239,7 +242,21 @@ def read_signals(content: bytes, facts: Mapping[str, Any]) -> dict[str, np.ndarr
                          f"{'as many each' if samples is None else samples} training samples")
     for name, a in out.items():
         _check_signal(name, a)
+    if "losses" in out:
+        check_losses(out["losses"], facts)
     return out
+
+
+def check_losses(a: np.ndarray, facts: Mapping[str, Any]) -> None:
+    """The losses of all samples, (epochs, N) in a byte each, against the epochs that run.json
+    names (`losses_of`)."""
+    of = facts.get("losses_of")
+    if of is None:
+        raise ValueError("losses are there, and run.json has no losses_of that says of which "
+                         "epochs")
+    if a.ndim != 2 or a.dtype != np.uint8 or len(a) != len(of):
+        raise ValueError(f"losses must hold a byte for each sample after each of the {len(of)} "
+                         f"epochs of losses_of, not {a.dtype} of shape {a.shape}")
 
 
 def _check_signal(name: str, a: np.ndarray) -> None:
@@ -252,6 +269,10 @@ def _check_signal(name: str, a: np.ndarray) -> None:
             raise ValueError(f"{name} must hold whole numbers from 0 on")
         if name == "index" and len(np.unique(a)) < a.size:
             raise ValueError("index names an image twice")
+    elif name.startswith("features-"):
+        if not FEATURES.fullmatch(name) or a.ndim != 2:
+            raise ValueError(f"{shown(name)} must be named by its epoch, as features-3, and hold "
+                             "a row for each component")
     elif name == "wrong":
         if not np.isin(a, (0, 1)).all():
             raise ValueError("wrong must hold 0 and 1")
