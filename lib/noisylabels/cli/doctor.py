@@ -361,7 +361,7 @@ def speed(report: Report, execution: object) -> None:
 
     assert isinstance(execution, engine.Execution)
     where = engine.hardware(execution.device)
-    plan = ["smoke", "laptop", "fast"]
+    plan = ["smoke", "laptop", "desk", "fast"]
     timings = {}
     for budget in plan:
         b = lab.BUDGETS[budget]
@@ -392,8 +392,8 @@ def speed(report: Report, execution: object) -> None:
             )
         rows.append(row)
     print(
-        "\nwhat one run costs here (smoke: digits, laptop: 10,000 images of CIFAR-10, fast and "
-        "paper: all)\n" + common.table(("method", *runs.BUDGETS), rows, ("method",))
+        "\nwhat one run costs here (smoke: digits, laptop and desk: 10,000 images of CIFAR-10, "
+        "fast and paper: all)\n" + common.table(("method", *runs.BUDGETS), rows, ("method",))
     )
     scaled = [b for b in runs.BUDGETS if b not in timings]
     print(
