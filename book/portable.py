@@ -185,12 +185,14 @@ def details(tried: list[Tried]) -> str:
 
 
 def chosen(text: str, allowed: list[str], what: str) -> list[str]:
-    """The names in a list parted by commas; all of them for an empty one."""
-    names = [n.strip() for n in text.split(",") if n.strip()]
+    """The names in a list parted by commas, each once; all of them for an empty one.
+
+    Raises ValueError for another name.
+    """
+    names = list(dict.fromkeys(n.strip() for n in text.split(",") if n.strip()))
     if unknown := [n for n in names if n not in allowed]:
-        raise SystemExit(f"portable: unknown {what} {unknown[0]!r}; allowed: "
-                         f"{', '.join(allowed)}.")
-    return names or allowed
+        raise ValueError(f"unknown {what} {unknown[0]!r}; allowed: {', '.join(allowed)}.")
+    return names or list(allowed)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -201,7 +203,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--pages", default="", help="names of notebooks, parted by commas (all)")
     parser.add_argument("--jobs", type=at_least_one, default=2, help="pages run at a time")
     args = parser.parse_args(argv)
-    ways = chosen(args.ways, list(WAYS), "way")
+    try:
+        ways = chosen(args.ways, list(WAYS), "way")
+        pages = chosen(args.pages, notebook_names(ROOT), "page")
+    except ValueError as error:
+        parser.error(str(error))
     from torch.backends import cpu  # late: help and a wrong name need no PyTorch
 
     for name in list(ways):
@@ -209,9 +215,11 @@ def main(argv: list[str] | None = None) -> int:
         if other in ways:
             print(f"{name}: on this processor the same as {other}")
             ways.remove(name)
-    pages = chosen(args.pages, notebook_names(ROOT), "page")
     work = [(p, w) for w in ways for p in pages
             if has_parameter(ROOT, p, set(WAYS[w].parameters))]
+    if not work:
+        parser.error(f"{', '.join(ways)} set a parameter that {', '.join(pages)} has not; take "
+                     "another way or page.")
     print(f"{len(work)} runs of {len(pages)} pages in {len(ways)} ways, {args.jobs} at a time",
           flush=True)
     with tempfile.TemporaryDirectory(prefix="portable-") as folder:

@@ -77,8 +77,22 @@ def test_no_notebook_asks_whether_data_are_there():
 def test_names_of_ways_and_pages():
     assert portable.chosen("", ["a", "b"], "way") == ["a", "b"]
     assert portable.chosen("b, a,", ["a", "b"], "way") == ["b", "a"]
-    with pytest.raises(SystemExit, match="unknown way 'c'; allowed: a, b."):
+    assert portable.chosen("b,b", ["a", "b"], "way") == ["b"]
+    with pytest.raises(ValueError, match="unknown way 'c'; allowed: a, b."):
         portable.chosen("a,c", ["a", "b"], "way")
+
+
+@pytest.mark.parametrize("words, said", [
+    (["--ways", "avx3"], "unknown way 'avx3'; allowed: own, "),
+    (["--pages", "mixn"], "unknown page 'mixn'; allowed: "),
+    (["--jobs", "0"], "a whole number from 1 on is needed, not '0'"),
+    (["--ways", "seed-1,seed-2", "--pages", "speed"],
+     "seed-1, seed-2 set a parameter that speed has not; take another way or page."),
+])
+def test_what_cannot_be_run_is_refused_with_exit_code_2(capsys, words, said):
+    with pytest.raises(SystemExit) as ended:
+        portable.main(words)
+    assert ended.value.code == 2 and said in capsys.readouterr().err
 
 
 def test_a_way_that_sets_a_parameter_runs_only_pages_that_have_it():

@@ -41,6 +41,9 @@ def test_no_number_holds_nothing():
         assert math.isnan(made.value) and not made.holds and not made.safe
         assert made.record()["value"] == "nan"
         assert in_words(made) == "It is above one (here nan; it should be above 1)."
+    bounds = dict(above=-math.inf, below=2.0)  # text in the page's metadata
+    assert in_words(check("It is less.", 3, **bounds, margin=0.5).record()) == (
+        "It is less (here 3; it should be above -inf and below 2).")
 
 
 @pytest.mark.parametrize("sentence, value, more, message", [

@@ -121,6 +121,6 @@ def expect(sentence: str, value: Any, *, above: float | None = None, below: floa
 def in_words(s: Statement | dict[str, Any]) -> str:
     """The sentence, the value that it rests on, and where that should lie."""
     r = s.record() if isinstance(s, Statement) else s
-    due = [f"{word} {r[word]:g}" for word in ("above", "below") if r[word] is not None]
+    due = [f"{word} {float(r[word]):g}" for word in ("above", "below") if r[word] is not None]
     value = r["value"] if isinstance(r["value"], str) else f"{r['value']:.4g}"
     return f"{r['sentence'].rstrip('.')} (here {value}; it should be {' and '.join(due)})."
