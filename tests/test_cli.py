@@ -396,7 +396,8 @@ def test_a_failed_run_says_so_and_is_tried_again_only_on_demand(call):
       "3", "--dry-run"], "--seed has nothing to decide beside --split-seed"),
     (["--method", "gce", "--noise", "human"], "people's labels are human-aggre, human-worse, hum"),
     (["--method", "gce", "--noise", "human-worse"], "unknown noise 'human-worse' (of cifar10)"),
-    (["--method", "gce", "--budget", "laptop"], "wrn28-10; the smoke budget takes tiny."),
+    (["--method", "gce", "--budget", "laptop"], "wrn28-10; the smoke budget takes tiny, the "
+     "laptop budget is made for CIFAR."),
     (["--method", "gce", "--set", "batch_size=inf"], "'batch_size' takes int, not 'inf'"),
     (["--method", "gce", "--set", "lr=-1"], "lr must be a number in [0, 1000000000], not -1"),
     (["--method", "gce", "--set", "lr=nan"], "lr must be a number in [0, 1000000000], not nan"),
@@ -1239,7 +1240,7 @@ def test_doctor_tells_what_a_run_costs(call, monkeypatch):
     monkeypatch.setattr(engine, "hardware", lambda device: "abacus")
     code, out, _ = call("doctor")
     assert code == 0 and seen == [
-        ("tiny", "digits"), ("small", "cifar10"), ("resnet9", "cifar10")]
+        ("tiny", "digits"), ("small", "cifar10"), ("resnet8", "cifar10"), ("resnet9", "cifar10")]
     assert "tiny: 1,000 training images a second, batches of 64, on abacus" in out
     table = {line.split()[0]: line for line in out.split("what one run costs")[1].splitlines()[2:]
              if line.strip()}
@@ -1247,7 +1248,8 @@ def test_doctor_tells_what_a_run_costs(call, monkeypatch):
     by_hand = s.options["epochs"] * (1167 + (500 + 1167 + 130) / 3) * 1e-3
     assert common.duration(by_hand) + " ~" in table["cross_entropy"]
     assert re.match(r"gce +20.0 min ", table["gce"]), "three epochs in 120 s, so thirty in 20 min"
-    assert "paper scaled by counted operations" in out
+    assert "; paper scaled by counted operations" in out
+    assert "laptop and desk: 10,000 images of CIFAR-10" in out
 
 
 def test_costs_follow_the_counted_operations():

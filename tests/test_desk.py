@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections import Counter
 
 import numpy as np
@@ -11,8 +12,10 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from conftest import REPO
+from conftest import REPO, checkpoint
+from noisylabels import __main__ as cli
 from noisylabels import engine, lab, methods, networks, paths, recorder, runs
+from noisylabels.cli import train
 from noisylabels.methods import cross_entropy_averaged
 from noisylabels.recorder import Losses, Recorder
 from noisylabels.reproduce import planning
@@ -91,6 +94,33 @@ def test_every_loss_is_kept_and_a_resumed_run_keeps_the_same(home, tmp_path):
         np.testing.assert_array_equal(again.signals()[name], values, err_msg=name)
 
 
+@pytest.mark.parametrize("losses", [
+    None, torch.zeros(2, 7, dtype=torch.uint8), torch.zeros(1, 270, dtype=torch.uint8),
+    torch.zeros(2, 270), [1, 2]])
+def test_a_checkpoint_without_its_losses_is_refused_in_words(home, tmp_path, losses):
+    s = lab.setting("cross_entropy", rate=0.4, epochs=2, max_samples=300)
+    first = recorded(*lab.prepare(s), tmp_path / "c")
+    methods.get(s.method).train(first.task, lab.settings_of(s), first)
+    file = tmp_path / "c" / "block-0.pt"
+    held = torch.load(file, weights_only=True)
+    assert held["losses"].shape == (2, 270)
+    torch.save({k: v for k, v in {**held, "losses": losses}.items() if v is not None}, file)
+    again = recorded(*lab.prepare(s), tmp_path / "c")
+    with pytest.raises(runs.StoreError, match="lacks what this run keeps: the losses of each of "
+                       "its 270 samples after each of 2 epochs"):
+        methods.get(s.method).train(again.task, lab.settings_of(s), again)
+
+
+def test_a_desk_run_never_began_without_signals(home):
+    """It keeps them always, so `--signals` has nothing to say of it and `--again` nothing to drop.
+    """
+    for s, lacks in ((at_desk(), False), (lab.setting("cross_entropy"), True)):
+        folder = lab.checkpoints_of(s)
+        folder.mkdir(parents=True)
+        torch.save(checkpoint(3, 9), folder / "block-0.pt")
+        assert lab.lacks_losses(s) is lacks
+
+
 def test_features_are_principal_components_in_bytes(home):
     s = lab.setting("cross_entropy", rate=0.4, epochs=2, max_samples=300)
     task, truth = lab.prepare(s)
@@ -106,7 +136,7 @@ def test_features_are_principal_components_in_bytes(home):
     assert np.abs(signs * mine * unit - exact).max() <= 0.51 * unit
 
 
-def test_a_record_without_every_test_number_is_believed_only_where_it_says_so(home):
+def test_a_record_without_every_test_number_is_believed_only_where_it_says_so(home, capsys):
     rows = [{"stage": "train", "epoch": k, "loss": 1.0, "test": t, "val": math.nan,
              "seconds": 1.0, "seconds_evaluating": 0.0}
             for k, t in enumerate((math.nan, 0.4, math.nan, 0.5), 1)]
@@ -116,6 +146,10 @@ def test_a_record_without_every_test_number_is_believed_only_where_it_says_so(ho
     run = runs.save(at_desk(seed=1), {**facts, "losses_of": [2, 4]}, rows)
     assert (run.last(), run.best(), run.mean_last()) == (0.5, 0.5, 0.45)
     rows[-1]["test"] = math.nan
+    # the best epoch and the course are told of the epochs that were looked at
+    assert re.search(r"best on test +50.00 %   epoch 4;", train.result(run))
+    assert cli.main(["runs", "show", run.setting.key]) == 0
+    assert "test            ▁█  40.00 to 50.00\n" in capsys.readouterr().out
     with pytest.raises(runs.StoreError, match="the last test accuracy is no number"):
         runs.save(at_desk(seed=2), {k: v for k, v in facts.items() if k != "last"}
                   | {"losses_of": [2, 4]}, rows)
@@ -320,3 +354,109 @@ def test_ratios_of_epochs_are_taken_within_pairs():
     assert {m: sorted(v) for m, v in found.items()} == {"mixnn": [1.5, 2.0], "sanm": [22.0]}
     assert cost.factor_of("sanm") == 22 and cost.factor_of("l2r") is None
     assert cost.factor_of("dynamic_bootstrapping") == 2
+
+
+# ----------------------------------------------------------------------------- a plan of one's own
+
+
+HEAD = "step,budget,dataset,noise,rate,methods,options,seeds,why\n"
+ROW = "1,smoke,digits,symmetric,0.4,gce,epochs=2,0 1,because"
+
+
+@pytest.fixture
+def own(home):
+    """Writes a plan of one's own, `mine`."""
+    (home / "data" / "plans").mkdir(parents=True)
+    (home / "data" / "published").symlink_to(REPO / "data" / "published")
+    file = home / "data" / "plans" / "mine.csv"
+    return lambda content: file.write_bytes(
+        content if isinstance(content, bytes) else content.encode())
+
+
+def test_a_plan_of_ones_own_is_read(own):
+    own("\ufeff" + HEAD + ROW
+        + "\n\n2,smoke,digits,none,0,gce elr,epochs=2 max_samples=200,3-4,\n")
+    steps = planning.steps_of("mine")
+    assert [(s.step, s.rate, s.methods, s.seeds) for s in steps] == [
+        (1, 0.4, ("gce",), (0, 1)), (2, 0.0, ("gce", "elr"), (3, 4))]
+    assert steps[1].options == {"epochs": "2", "max_samples": 200}
+    chosen = planning.select_plan("mine", None)
+    assert [(s.method, s.seed, s.max_samples) for s in chosen.settings] == [
+        ("gce", "0", None), ("gce", "1", None), ("gce", "3", 200), ("gce", "4", 200),
+        ("elr", "3", 200), ("elr", "4", 200)]
+    assert [g.steps for g in chosen.groups] == [(1, 1), (2, 2), (2, 2)]
+
+
+@pytest.mark.parametrize("content, said", [
+    ("", "has no column 'step'; its first line must name step, budget, dataset, noise, rate, "
+     "methods, options, seeds, parted by commas."),
+    (HEAD, "has no line below its first"),
+    (HEAD.replace("rate,", "") + ROW, "has no column 'rate'"),
+    (HEAD + ROW.replace("gce", "gze"), "line 2: unknown method 'gze' (nearest: 'gce'); allowed: "),
+    (HEAD + ROW.replace("gce", ""), "line 2: unknown method ''; allowed: "),
+    (HEAD + ROW.replace("0 1", "3-1"), "line 2: seeds must be numbers such as 0 1 2 or a range "
+     "that ascends such as 0-19, at most 1,000 of them, not '3-1'."),
+    (HEAD + ROW.replace("0 1", "a"), "not 'a'."), (HEAD + ROW.replace("0 1", "-1"), "not '-1'."),
+    (HEAD + ROW.replace("0 1", "0-1000"), "not '0-1000'."),
+    (HEAD + ROW.replace("0 1", "9999999999"), "not '9999999999'."),
+    (HEAD + ROW.replace("0 1", ""), "seeds must name one at least, such as 0 or 0-19."),
+    (HEAD + ROW + "\n" + ROW.replace("smoke", "laptop"), "names 2 budgets (smoke, laptop); a "
+     "plan is of one"),
+    (HEAD + ROW.replace("smoke", "smoky"), "line 2: unknown budget 'smoky' (nearest: 'smoke')"),
+    (HEAD + ROW.replace("1,smoke", "first,smoke"), "line 2: step must be a whole number from 0 "
+     "on, not 'first'."),
+    (HEAD + ROW.replace("1,smoke", "1.5,smoke"), "line 2: step must be"),
+    (HEAD + ROW.replace("0.4", "40 %"), "line 2: rate must be a number from 0 to 1, not '40 %'."),
+    (HEAD + ROW.replace("0.4", "nan"), "line 2: rate must be a number from 0 to 1, not 'nan'."),
+    (HEAD + ROW + "\n" + ROW.replace("epochs=2", "epoch=2"), "line 3: unknown option 'epoch'"),
+    (HEAD + ROW.replace("epochs=2", "epochs"), "options must be pairs KEY=VALUE, such as lr=0.1, "
+     "not 'epochs'."),
+    (HEAD + ROW.replace("epochs=2", "epochs=2 epochs=3"), "the option 'epochs' is given twice."),
+    (HEAD + ROW.replace("epochs=2", "noise=none"), "'noise' is no option of a method; it is said "
+     "by the columns step, budget"),
+    (HEAD + ROW.replace("epochs=2", "max_samples=many"), "max_samples must be a whole number from "
+     "0 on, not 'many'."),
+    (HEAD + ROW.replace("epochs=2", "epochs=two"), "line 2: option 'epochs' takes int"),
+    (HEAD + ROW.replace("digits", "mnist"), "line 2: unknown dataset 'mnist'"),
+    (HEAD + ROW.replace("symmetric", "human-bad"), "line 2: unknown noise 'human-bad'"),
+    (HEAD + ROW + ",more", "line 2: it has more cells than the first line has names."),
+    (HEAD + "1,smoke,digits", "line 2: it has fewer cells than the first line has names."),
+    (HEAD.encode() + b"1,smoke,digits,\xff", "is no table in UTF-8 with cells parted by commas"),
+    (HEAD + '1,"smoke', "is no table in UTF-8 with cells parted by commas"),
+])
+def test_a_plan_that_is_none_is_refused_in_a_sentence(own, capsys, content, said):
+    own(content)
+    assert cli.main(["reproduce", "--plan", "mine", "--dry-run"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "noisylabels: the plan " in err and err.count("\n") == 1
+    assert "mine.csv" in err and said in err
+
+
+def test_what_is_asked_of_a_plan_and_is_not_in_it_is_said(own, capsys):
+    own(HEAD + ROW)
+    assert cli.main(["reproduce", "--plan", "mine", "--method", "elr", "--dry-run"]) == 1
+    out, err = capsys.readouterr()
+    assert "no step of the plan mine is of the methods, data sets and seeds" in err
+    assert "printed number" not in out + err
+    # what --set says is not the file's fault
+    assert cli.main(["reproduce", "--plan", "mine", "--set", "qq=1", "--dry-run"]) == 2
+    assert "mine.csv" not in capsys.readouterr().err
+
+
+def test_a_plan_has_steps_and_no_printed_numbers(own, capsys, monkeypatch):
+    own(HEAD + ROW.replace("gce", "gce l2r").replace("epochs=2", ""))
+    monkeypatch.setattr(planning.Estimates, "of", lambda self, s: planning.Cost(60, 1, "guess"))
+    assert cli.main(["reproduce", "--plan", "mine", "--dry-run", "--minutes", "1"]) == 0
+    out = capsys.readouterr().out
+    assert ", 1 minute\n2 settings, 4 runs: the steps of the plan mine, which say the order" in out
+    header = next(line for line in out.splitlines() if line.startswith("run "))
+    assert header.split() == ["run", "step", "recorded", "begun", "a", "run", "takes", "known",
+                              "by", "in", "this", "time"]
+    assert "the passes of l2r are not counted: their guess is that of cross entropy" in out
+
+
+def test_the_name_of_a_plan_may_hold_a_per_cent_sign(own, home, capsys):
+    (home / "data" / "plans" / "50%d.csv").write_text(HEAD + ROW)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["reproduce", "--help"])
+    assert ended.value.code == 0 and "50%d" in capsys.readouterr().out

@@ -241,7 +241,8 @@ def _elsewhere(noise: Any) -> str:
 def _smoke(s: Setting) -> str:
     """How to get a network that fits the digits, where the budget chose one that does not."""
     own = s.options["network"] == BUDGETS[s.budget].get("network")
-    return "; the smoke budget takes tiny" if s.dataset == "digits" and own else ""
+    return (f"; the smoke budget takes tiny, the {s.budget} budget is made for CIFAR"
+            if s.dataset == "digits" and own else "")
 
 
 def _typed(cls: Any, options: dict[str, Any]) -> dict[str, Any]:
@@ -395,7 +396,7 @@ def run(s: Setting, *, execution: engine.Execution | None = None, progress: Prog
         there = runs.lookup(s)
         repeats = there is not None and there.finished  # for its signals
         checkpoints = checkpoints_of(s, "-signals" if repeats else "")
-        if again and signals and not desk and lacks_losses(s):
+        if again and signals and lacks_losses(s):
             shutil.rmtree(checkpoints, ignore_errors=True)
         task, truth = prepare(s, execution)
         epochs = total_epochs(s, len(task))
@@ -443,7 +444,10 @@ def checkpoints_of(s: Setting, kind: str = "") -> Path:
 
 
 def lacks_losses(s: Setting) -> bool:
-    """Whether this run was begun, past its second epoch, without keeping losses."""
+    """Whether this run was begun, past its second epoch, without keeping losses. A run of the desk
+    budget never is."""
+    if s.budget == "desk":
+        return False
     newest = max(checkpoints_of(s).glob("block-*.pt"), default=None,
                  key=lambda f: int(f.stem.split("-")[1]))
     if newest is None:

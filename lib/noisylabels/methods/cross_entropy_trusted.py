@@ -21,6 +21,7 @@ from ..recorder import Recorder
 from . import ieg
 
 trusted_per_class = ieg.trusted_per_class
+COST = 1.0  # forward and backward passes of an epoch, as multiples of cross entropy's
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
                       help=f"{', '.join(runs.BUDGETS)}; default: fast with a GPU, else laptop")
     what.add_argument("--plan", metavar="NAME",
                       help="the steps of data/plans/NAME.csv instead of the printed numbers: "
-                      f"{', '.join(_plans())} (--budget desk is --plan desk)")
+                      f"{', '.join(_plans()).replace('%', '%%')} (--budget desk is --plan desk)")
     what.add_argument("--paper", nargs="+", default=[], metavar="P",
                       help=f"only of {', '.join(published.PAPERS)}")
     what.add_argument("--method", nargs="+", default=[], metavar="M",
@@ -146,9 +146,14 @@ def main(args: argparse.Namespace) -> int:
     ends = begun + 60 * args.minutes
     planning.lay_out(plan.todo, jobs, ends - time.monotonic())
     print(f"{budget} budget on {plan.estimates.hardware}, {count(jobs, 'run')} at once, "
-          f"{args.minutes:g} minutes\n{plan_text(plan, args.dry_run, args.why)}", flush=True)
+          f"{args.minutes:g} minute{'s' * (args.minutes != 1)}\n"
+          f"{plan_text(plan, args.dry_run, args.why)}", flush=True)
     if not selection.groups:
-        raise Failed("there is nothing to run: every printed number that was asked for is left "
+        if name is not None and not selection.left_out:
+            raise Failed(f"there is nothing to run: no step of the plan {name} is of the methods, "
+                         "data sets and seeds that were asked for.")
+        of = "printed number" if name is None else f"step of the plan {name}"
+        raise Failed(f"there is nothing to run: every {of} that was asked for is left "
                      f"out (see above).{hint}")
     if args.dry_run:
         return 0
@@ -215,8 +220,8 @@ def _filters(args: argparse.Namespace, budget: str, plan: str | None = None
     if plan is not None:
         from . import planning
 
-        rows = planning.rows_of(plan)
-        allowed |= {"method": list(methods.NAMES), "dataset": sorted({r["dataset"] for r in rows})}
+        there = {step.dataset for step in planning.steps_of(plan)}
+        allowed |= {"method": list(methods.NAMES), "dataset": sorted(there)}
     return {name: [common.choose(name, value, allowed[name]) for value in getattr(args, name)]
             for name in allowed}
 
@@ -226,14 +231,16 @@ def _filters(args: argparse.Namespace, budget: str, plan: str | None = None
 
 def plan_text(plan: Plan, everything: bool, why: bool = False) -> str:
     """What is to be run in which order, what it costs, what becomes of it, what is left out."""
+    from ..cli import cost
+
     chosen = plan.selection
     seeds = len(chosen.groups[0].settings) if chosen.groups else 0
     many = count(len(chosen.groups), "setting")
     lines = [f"{count(chosen.cells, 'printed number')}; {many} x {count(seeds, 'seed')} stand for "
              f"{sum(len(g.cells) for g in chosen.groups)} of them"]
-    if chosen.groups and chosen.groups[0].steps:  # a plan of its own: the numbers of seeds differ
-        lines = [f"{many}, {count(len(chosen.settings), 'run')}: the steps of data/plans, which "
-                 "say the order"]
+    if chosen.plan:  # a plan of its own: the numbers of seeds differ
+        lines = [f"{many}, {count(len(chosen.settings), 'run')}: the steps of the plan "
+                 f"{chosen.plan}, which say the order"]
     for kind, reasons in chosen.left_out.items():
         lines += _listed(kind, reasons, why)
     lines += [f"left out of the store: {common.plain(x)}" for x in plan.strange]
@@ -249,8 +256,11 @@ def plan_text(plan: Plan, everything: bool, why: bool = False) -> str:
         if everything or (todo and (not waits or late <= SHOWN)):
             rows.append(_plan_row(plan, group, todo, waits))
     if rows:
-        header = ("run", "priority", "numbers", "recorded", "begun", "a run takes", "known by",
-                  "in this time")
+        header = ["run", "step" if chosen.plan else "priority", "numbers", "recorded", "begun",
+                  "a run takes", "known by", "in this time"]
+        if chosen.plan:  # no printed numbers stand behind it
+            header.remove("numbers")
+            rows = [(*row[:2], *row[3:]) for row in rows]
         lines.append(common.table(header, rows, ("run", "known by", "in this time")))
     fates = Counter(t.fate for t in plan.todo)
     work = sum(t.seconds for t in plan.todo if t.fate == "waits")
@@ -263,6 +273,10 @@ def plan_text(plan: Plan, everything: bool, why: bool = False) -> str:
     if any(t.cost.basis == "guess" for t in plan.todo):
         lines.append("measured: by recorded runs like it on this hardware; guess: by a timing of "
                      "a few steps and the passes that the method makes")
+        guessed = {t.setting.method for t in plan.todo if t.cost.basis == "guess"}
+        if unknown := [m for m in sorted(guessed) if cost.factor_of(m) is None]:
+            lines.append(f"the passes of {' and '.join(unknown)} are not counted: their guess is "
+                         "that of cross entropy, and too low")
     return "\n".join(lines)
 
 

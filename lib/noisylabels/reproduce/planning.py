@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import heapq
+import re
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,10 +13,10 @@ from typing import Any
 
 import torch
 
-from .. import engine, lab, methods, noise, paths, published, runs
+from .. import engine, lab, methods, noise, paths, published, ranges, runs
 from .._tables import method_of
 from ..cli import common, cost
-from ..cli.train import epochs_begun
+from ..cli.train import FLAGS, epochs_begun
 from ..published import Cell
 from ..runs import Run, Setting
 
@@ -73,55 +74,135 @@ class Selection:
     groups: list[Group] = field(default_factory=list)
     left_out: dict[str, Counter[str]] = field(default_factory=dict)
     cells: int = 0
+    plan: str = ""  # the name of the plan by steps, "" for the printed numbers
 
     @property
     def settings(self) -> list[Setting]:
         return [s for g in self.groups for s in g.settings]
 
 
+COLUMNS = ("step", "budget", "dataset", "noise", "rate", "methods", "options", "seeds")
 TAKEN = ("trusted_per_class", "max_samples")  # by `lab.setting` itself, whole numbers
+MOST_SEEDS = 1_000  # of a row
 
 
-def rows_of(plan: str) -> list[dict[str, str]]:
-    """The rows of data/plans/<plan>.csv, by column."""
-    with open(paths.plans_dir() / f"{plan}.csv", newline="", encoding="utf-8") as f:
-        return list(csv.DictReader(f))
+@dataclass(frozen=True)
+class Step:
+    """A row of a plan; `where` says in which line of which file it stands."""
+
+    where: str
+    step: int
+    budget: str
+    dataset: str
+    noise: str
+    rate: float
+    methods: tuple[str, ...]
+    options: dict[str, Any]
+    seeds: tuple[int, ...]
+
+
+def steps_of(plan: str) -> list[Step]:
+    """The rows of data/plans/<plan>.csv, all of one budget.
+
+    A row's `methods` are names or `all`, its `options` pairs KEY=VALUE, its `seeds` numbers or
+    a range as 0-19, all parted by spaces. A further column, such as `why`, is for the reader.
+    Raises ValueError that names the file, the line and what is allowed there.
+    """
+    file = paths.plans_dir() / f"{plan}.csv"
+    name, out = f"the plan {common.shown(file)}", []
+    try:
+        with open(file, newline="", encoding="utf-8-sig") as f:  # a spreadsheet puts a mark first
+            reader = csv.DictReader(f, strict=True)
+            if lacks := [c for c in COLUMNS if c not in (reader.fieldnames or ())]:
+                raise ValueError(f"{name} has no column {lacks[0]!r}; its first line must name "
+                                 f"{', '.join(COLUMNS)}, parted by commas.")
+            for row in reader:
+                out.append(_step(f"{name}, line {reader.line_num}", row))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{name} is no table in UTF-8 with cells parted by commas: {error}."
+                         ) from error
+    if not out:
+        raise ValueError(f"{name} has no line below its first; each line is a step.")
+    if len(budgets := {s.budget: None for s in out}) > 1:
+        raise ValueError(f"{name} names {len(budgets)} budgets ({', '.join(budgets)}); a plan is "
+                         "of one, so write a file for each.")
+    return out
+
+
+def _step(where: str, row: Mapping[str | None, Any]) -> Step:
+    """A row's cells as what they mean, but for what `lab.setting` checks."""
+    if None in row or None in row.values():
+        raise ValueError(f"{where}: it has {'more' if None in row else 'fewer'} cells than the "
+                         "first line has names.")
+    cell = {c: str(row[c]).strip() for c in COLUMNS}
+    try:
+        if not re.fullmatch(r"[0-9]{1,9}", cell["step"]):
+            raise ValueError(f"step must be a whole number from 0 on, not {cell['step']!r}.")
+        try:
+            rate = runs._share("rate", float(cell["rate"]))
+        except ValueError:
+            raise ValueError(f"rate must be a number from 0 to 1, not {cell['rate']!r}.") from None
+        names = methods.NAMES if cell["methods"] == "all" else cell["methods"].split()
+        for one in names or [""]:
+            common.choose("method", one, (*methods.NAMES, "all"))
+        return Step(where, int(cell["step"]), common.choose("budget", cell["budget"],
+                                                            runs.BUDGETS),
+                    cell["dataset"], cell["noise"], rate, tuple(names),
+                    _options_of(cell["options"]), tuple(_seeds_of(cell["seeds"])))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _options_of(text: str) -> dict[str, Any]:
+    """{"epochs": "3"} of "epochs=3"."""
+    out: dict[str, Any] = {}
+    for pair in text.split():
+        key, equals, value = pair.partition("=")
+        if not (key and equals):
+            raise ValueError(f"options must be pairs KEY=VALUE, such as lr=0.1, not {pair!r}.")
+        if key in FLAGS - set(TAKEN):
+            raise ValueError(f"{key!r} is no option of a method; it is said by the columns "
+                             f"{', '.join(COLUMNS)}.")
+        if key in out:
+            raise ValueError(f"the option {key!r} is given twice.")
+        if key in TAKEN and not re.fullmatch(r"[0-9]{1,9}", value):
+            raise ValueError(f"{key} must be a whole number from 0 on, not {value!r}.")
+        out[key] = int(value) if key in TAKEN else value
+    return out
 
 
 def budget_of(plan: str) -> str:
     """The one budget of a plan."""
-    (budget,) = {row["budget"] for row in rows_of(plan)}
-    return budget
+    return steps_of(plan)[0].budget
 
 
 def select_plan(name: str, seeds: int | None, *, method: Sequence[str] = (),
                 dataset: Sequence[str] = (), changes: Mapping[str, Any] | None = None
                 ) -> Selection:
     """The settings of data/plans/<name>.csv that pass the filters, each with its seeds (below
-    `seeds`, if given) and the steps at which they are due.
-
-    A row's `methods` are names or `all`, its `options` pairs KEY=VALUE, its `seeds` numbers or
-    a range as 0-19, all parted by spaces.
+    `seeds`, if given) and the steps at which they are due. Raises ValueError as `steps_of`.
     """
-    out, absent = Selection(), _Absent()
+    out, absent = Selection(plan=name), _Absent()
     due: dict[str, dict[Setting, int]] = {}
-    for row in rows_of(name):
-        if dataset and row["dataset"] not in dataset:
+    for row in steps_of(name):
+        if dataset and row.dataset not in dataset:
             continue
-        named = methods.NAMES if row["methods"] == "all" else row["methods"].split()
-        options: dict[str, Any] = dict(pair.split("=", 1) for pair in row["options"].split())
-        options |= {k: int(options[k]) for k in TAKEN if k in options}
-        for one in named:
+        for one in row.methods:
             if method and one not in method:
                 continue
-            if why := absent.why(row["dataset"], row["noise"]):
+            try:
+                found = [lab.setting(one, row.dataset, row.noise, row.rate, row.budget, seed,
+                                     **{**row.options, **(changes or {})})
+                         for seed in row.seeds if seeds is None or seed < seeds]
+            except ValueError as error:
+                if changes:  # these may be at fault, and are not in the file
+                    raise
+                raise ValueError(f"{row.where}: {error}") from error
+            if why := absent.why(row.dataset, row.noise):
                 out.left_out.setdefault(NO_DATA, Counter())[why] += 1
                 continue
-            for seed in _seeds_of(row["seeds"]):
-                if seeds is None or seed < seeds:
-                    s = lab.setting(one, row["dataset"], row["noise"], float(row["rate"]),
-                                    row["budget"], seed, **{**options, **(changes or {})})
-                    due.setdefault(s.cell.key, {}).setdefault(s, int(row["step"]))
+            for s in found:
+                due.setdefault(s.cell.key, {}).setdefault(s, row.step)
     for settings in due.values():
         out.groups.append(Group((), tuple(settings), tuple(settings.values())))
     return out
@@ -131,8 +212,14 @@ def _seeds_of(text: str) -> list[int]:
     """The numbers of "0 1 2" or "0-19"."""
     out: list[int] = []
     for word in text.split():
-        low, _, high = word.partition("-")
-        out += range(int(low), int(high or low) + 1)
+        found = re.fullmatch(r"([0-9]{1,10})(?:-([0-9]{1,10}))?", word)
+        low, high = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        if not low <= high <= ranges.MOST_SEED or len(out) + high - low >= MOST_SEEDS:
+            raise ValueError("seeds must be numbers such as 0 1 2 or a range that ascends such as "
+                             f"0-19, at most {MOST_SEEDS:,} of them, not {word!r}.")
+        out += range(low, high + 1)
+    if not out:
+        raise ValueError("seeds must name one at least, such as 0 or 0-19.")
     return out
 
 
