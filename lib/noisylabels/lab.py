@@ -115,9 +115,9 @@ def setting(method: str, dataset: str = "digits", noise: str = "symmetric", rate
         values["steps"] = 0  # a length in epochs takes the place of one in steps
     values |= asked
     resolved = module.Settings(**values)
-    if asked.get("milestones") and resolved.milestones[-1] > resolved.epochs and not values.get(
+    if asked.get("milestones") and resolved.milestones[0] > resolved.epochs and not values.get(
             "steps"):
-        raise ValueError(f"milestones ({resolved.milestones[-1]}) must not exceed epochs "
+        raise ValueError(f"milestones ({resolved.milestones[0]}) must not exceed epochs "
                          f"({resolved.epochs}): the rate would never fall.")
     if trusted_per_class is None:
         wanted = getattr(module, "trusted_per_class", None)
