@@ -125,7 +125,7 @@ def nearest_in_batch(features: Tensor, k: int, *, metric: str = "l2") -> tuple[T
 
     As `nearest`, in one piece, from all B x B distances: no waiting for the device, and fit for
     torch.compile. An eager step on a CPU, where reading costs no wait, chooses by products and
-    searches from the differences only the rows whose cut is close: 2 to 10 times faster, with the
+    searches from the differences only the rows whose cut is close: 2 to 4 times faster, with the
     same neighbours. Rows that are not finite come last among them instead of raising.
     """
     _known("metric", metric, METRICS)
@@ -250,6 +250,10 @@ class _Space:
         there = self[among]
         apart = torch.linalg.vector_norm(there.full().sub_(points.full()[:, None]), dim=2)
         apart = torch.where(there.zero | points.zero[:, None], math.sqrt(2), apart)
+        return self.ordered(among, apart)
+
+    def ordered(self, among: Tensor, apart: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same of ascending candidates that lie `apart` (Q, c)."""
         far = self.distances(apart)
         order = far.argsort(dim=1, stable=True)
         return among.gather(1, order), far.gather(1, order), apart.gather(1, order)
@@ -301,8 +305,8 @@ def _by_scores(base: _Space, k: int) -> tuple[Tensor, Tensor, Tensor]:
     A score a.b - |b|^2 / 2 about the mean of all rows is off by D 2^-52 (|a| + |a - b|)^2 at most.
     A cut is not close if no such error, nor the distances' rounding to float32, can move it.
     """
-    flat = base.full()
-    flat -= flat.mean(0)
+    full = base.full()
+    flat = full - full.mean(0)
     square = flat.square().sum(1)
     half = 0.5 * square
     if base.metric == "cosine":  # a row of zeros is as far from all rows
@@ -312,8 +316,13 @@ def _by_scores(base: _Space, k: int) -> tuple[Tensor, Tensor, Tensor]:
     near, cut = (square[:, None] - 2 * best[:, k - 1 :]).unbind(1)
     reach = square.sqrt() + cut.clamp(min=0).sqrt()
     error = 2.0**-51 * flat.shape[1] * reach.square() + 2.0**-22 * cut
-    sure = (0.5 * (cut - near) > error) & (near > 1e-27) & (cut < 1e70) & ~base.zero
-    index, far, _ = base.rank(base, among[:, :k])
+    sure = (0.5 * (cut - near) > error) & (near > 1e-27) & (cut < 1e70)
+    among = among[:, :k].sort(1).values
+    there = full.index_select(0, among.flatten()).view(len(full), k, -1)
+    apart = torch.linalg.vector_norm(there.sub_(full[:, None]), dim=2)
+    if base.metric == "cosine":
+        apart, sure = torch.where(base.zero[among], math.sqrt(2), apart), sure & ~base.zero
+    index, far, _ = base.ordered(among, apart)
     return index, far, ~sure
 
 
