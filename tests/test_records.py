@@ -128,7 +128,7 @@ def test_every_recorded_run_of_the_project_is_believed():
         for run in found:
             assert run.folder == store / run.setting.path
             assert run.folder.name.endswith(run.setting.key)
-            assert all(len(v) == run.info["samples"] for v in run.signals.values())
+            assert all(v.shape[-1] == run.info["samples"] for v in run.signals.values())
 
 
 # ------------------------------------------------------------------------------ A: signals

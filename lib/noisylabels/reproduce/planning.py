@@ -46,21 +46,19 @@ class Group:
 
     @property
     def name(self) -> str:
-        return name_of(self.settings[0])
+        return name_of(self.settings[0], arm=bool(self.steps))
 
 
-def name_of(s: Setting) -> str:
-    """A setting without its seeds, short; at the paper budget with its network, at the others with
-    the options that are not the usual ones.
+def name_of(s: Setting, arm: bool = False) -> str:
+    """A setting without its seeds, short; at the paper budget with its network, and as the arm of
+    a plan with the options that are not the usual ones.
 
     The method as printed numbers name it: `elr-cosine` is `elr` whose learning rate is restarted.
     """
     noisy = s.noise if s.noise == "none" or s.noise.startswith("human-") else (
         f"{s.noise} {100 * s.rate:.0f} %")
-    more = ""
-    if s.budget == "paper":
-        more = f", {s.options.get('network')}"
-    else:
+    more = f", {s.options.get('network')}" if s.budget == "paper" else ""
+    if arm:
         usual = lab.setting(s.method, s.dataset, s.noise, s.rate, s.budget)
         more += "".join(f", {k}={v}" for k, v in s.options.items() if usual.options[k] != v)
     more += f", {s.trusted_per_class} trusted a class" if s.trusted_per_class else ""
