@@ -375,6 +375,21 @@ def test_a_claim_whose_methods_train_unequally_needs_the_smallest_budget_where_t
         assert f"runs at the {least} budget" in ledger.judge(real(id), []).would_take, id
 
 
+def test_a_claim_says_why_it_waits_for_a_larger_budget_than_its_comparisons():
+    def said(id, *found):
+        return ledger.judge(real(id), list(found)).verdict.sentence
+
+    seen = [r for m, t in (("mixnn", [0.5, 0.6]), ("gce", [0.5, 0.7]), ("cross_entropy", [0.4]))
+            for r in three(t, method=m, rate=0.4)]
+    assert said("mixnn-state-of-the-art", *seen).endswith(
+        "The claim as a whole needs the paper budget: below it not all of its methods are trained "
+        "equally.")
+    assert said("mixnn-above-ce", *seen).endswith(
+        "The claim as a whole needs the paper budget: not all of its comparisons can be decided "
+        "below it.")
+    assert "as a whole" not in said("mixnn-fig2a", *three([0.5, 0.6, 0.8]))
+
+
 def test_one_failure_at_a_deciding_budget_refutes_and_late_checks_keep_a_claim_open(monkeypatch):
     checks = [Check("made-up", "above", "gce", "cross_entropy", "cifar10", "symmetric", "0.6",
                     "fast", ""),

@@ -328,8 +328,15 @@ def _needs_more(checks: list[Check], barred: list[tuple[str, list[Outcome], int]
     told = "; ".join(o.words for o in stopped[:SHOWN])
     more = f"; and {len(stopped) - SHOWN} more" if len(stopped) > SHOWN else ""
     parts.append(f"Seen there, no verdict: {told}{more}.")
-    return Verdict(published.needs(_least(c for c in checks if c.rule != "number")),
-                   " ".join(parts))
+    directions = [c for c in checks if c.rule != "number"]
+    least = _least(directions)
+    if any(_smallest(c) == least != c.decidable_at for c in directions):
+        parts.append(f"The claim as a whole needs the {least} budget: below it not all of its "
+                     "methods are trained equally.")
+    elif any(c.decidable_at != least for c in directions):
+        parts.append(f"The claim as a whole needs the {least} budget: not all of its comparisons "
+                     "can be decided below it.")
+    return Verdict(published.needs(least), " ".join(parts))
 
 
 def _checked() -> set[str]:
