@@ -45,7 +45,8 @@ book: setup ## run the notebooks that are out of date, then build _build/html
 	$(PY) book/build.py --jobs $(JOBS) $(if $(filter-out 0 no,$(STRICT)),--strict)
 
 browse: setup ## check the built book in Chromium (its links, pictures, two widths)
-	NOISYLABELS_BROWSER=$${NOISYLABELS_BROWSER-needed} $(PY) -m pytest tests/test_browser.py
+	NOISYLABELS_BROWSER=$${NOISYLABELS_BROWSER-needed} $(PY) -m pytest -n $(JOBS) \
+	  --dist worksteal tests/test_browser.py
 
 portable: setup ## run the pages as other machines would (WAYS=avx2,threads PAGES=sanm: some)
 	$(PY) book/portable.py --jobs $(JOBS) --ways "$(WAYS)" --pages "$(PAGES)"
