@@ -48,7 +48,7 @@ BUDGETS: dict[str, dict[str, Any]] = {
     "laptop": dict(network="small", epochs=20, batch_size=128, lr=0.1, schedule="cosine",
                    lr_floor=0.0, weight_decay=1e-4, period=5, precision="bfloat16",
                    augment="none"),
-    # 10,000 real images, augmented, and a network made for a CPU that learns them by heart: half
+    # 10,000 real images, augmented, and a network made for a CPU that learns them by heart: under
     # an hour on a core
     "desk": dict(network="resnet8", epochs=64, batch_size=128, lr=0.1, nesterov=True,
                  schedule="cosine", lr_floor=0.0, weight_decay=5e-4, period=8, precision="auto",
