@@ -7,7 +7,7 @@ run lies NAME.json with checksums of all that went into it; a page is run again 
 them changed. A run reaches book/executed only as a whole, after papermill ended without an error.
 
 A page's `assert` that fails stops the build. A sentence that rests on live training
-(noisylabels.statements) and came out differently on this machine does not: the page says so at
+(noisylabels.evidence.statements) and came out differently on this machine does not: the page says so at
 its top and the build lists it at its end. With --strict, and where $CI is set, it is an error.
 """
 
@@ -33,8 +33,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "lib"))
 
-from noisylabels.statements import MIME as STATEMENT  # noqa: E402
-from noisylabels.statements import in_words  # noqa: E402
+from noisylabels.evidence.statements import MIME as STATEMENT  # noqa: E402
+from noisylabels.evidence.statements import in_words  # noqa: E402
 
 EXECUTED = "book/executed/"
 SHELL = ("_config.yml", "_toc.yml", "book/references.bib", "book/ext", "book/_static")
@@ -154,7 +154,7 @@ def strip_stderr(notebook: dict[str, Any]) -> None:
 
 
 def take_statements(notebook: dict[str, Any]) -> list[dict[str, Any]]:
-    """Move the statements of `noisylabels.statements.expect` out of the cells' outputs into the
+    """Move the statements of `noisylabels.evidence.statements.expect` out of the cells' outputs into the
     notebook's metadata; those that came out differently are named at the top of the page."""
     found = []
     for cell in notebook["cells"]:

@@ -43,14 +43,14 @@ def data_root() -> Path:
 
 @pytest.fixture(scope="session")
 def cifar10(data_root):
-    from noisylabels import datasets
+    from noisylabels.data import datasets
 
     return datasets.load("cifar10", data_root)
 
 
 @pytest.fixture(scope="session")
 def cifar100(data_root):
-    from noisylabels import datasets
+    from noisylabels.data import datasets
 
     if not any((data_root / f).exists() for f in ("cifar-100-binary", "cifar-100-python")):
         pytest.skip(f"no CIFAR-100 files under {data_root}")

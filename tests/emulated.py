@@ -14,7 +14,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from noisylabels import _pixels, engine
+from noisylabels.kernels import pixels
+from noisylabels.training import engine
 
 READS = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
 BY_MASK = ("index", "index_put", "index_put_", "_unsafe_index")  # read only a mask
@@ -91,7 +92,7 @@ def graphs(monkeypatch: Any):
 
     with monkeypatch.context() as m:
         m.setattr(engine.Execution, "resolve", lambda self: self)
-        m.setattr(_pixels, "may_look", lambda x: False)  # as on a GPU
+        m.setattr(pixels, "may_look", lambda x: False)  # as on a GPU
         m.setattr(torch.cuda, "CUDAGraph", new)
         m.setattr(torch.cuda, "graph", Capture)
         for name in ("Stream", "current_stream"):
@@ -125,6 +126,6 @@ def eager(monkeypatch: Any):
     plain.WARM_UP = engine._Graphed.WARM_UP
     with monkeypatch.context() as m:
         m.setattr(engine.Execution, "resolve", lambda self: self)
-        m.setattr(_pixels, "may_look", lambda x: False)  # as on a GPU
+        m.setattr(pixels, "may_look", lambda x: False)  # as on a GPU
         m.setattr(engine, "_Graphed", plain)
         yield

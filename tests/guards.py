@@ -18,7 +18,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from noisylabels import _pixels, engine, methods, networks, views
+from noisylabels import methods
+from noisylabels.kernels import pixels, views
+from noisylabels.training import engine, networks
 
 
 class Count(TorchDispatchMode):
@@ -93,7 +95,7 @@ def no_hidden_reads(method: str, monkeypatch, trusted: int = 0, **settings) -> N
         return net, engine.sgd(net.parameters(), s, task)
 
     monkeypatch.setattr(engine, "start", start)
-    monkeypatch.setattr(_pixels, "may_look", lambda x: False)  # views as on a GPU
+    monkeypatch.setattr(pixels, "may_look", lambda x: False)  # views as on a GPU
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         assert run(method, a_task(trusted=trusted), **settings)
 

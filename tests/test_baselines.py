@@ -8,11 +8,13 @@ import torch
 
 import guards
 from guards import a_task
-from noisylabels import engine, lab, mixtures, noise, objectives, paths, runs, views
+from noisylabels import lab, methods, noise, paths
+from noisylabels.kernels import mixtures, objectives, views
 from noisylabels.methods import dynamic_bootstrapping as db
 from noisylabels.methods import forward_correction as fw
 from noisylabels.methods import joint_optimisation as r
-from noisylabels.recorder import Recorder
+from noisylabels.training import engine, runs
+from noisylabels.training.recorder import Recorder
 
 SHORT = {
     "joint_optimisation": dict(relabel_epochs=3, relabel_from=2, ring=2, epochs=2),
@@ -309,7 +311,7 @@ class Breaks(Recorder):
 def a_run(method, changes, folder=None, log_class=Recorder):
     from test_drpl import a_truth
 
-    module, task = lab.methods.get(method), a_task(48)
+    module, task = methods.get(method), a_task(48)
     s = module.Settings(network="tiny", batch_size=16, **{**SHORT[method], **changes})
     log = log_class(task, a_truth(task), folder)
     net = module.train(task, s, log)

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from noisylabels import __main__ as command
-from noisylabels import bench, engine, methods, views
+from noisylabels import bench, methods
 from noisylabels.bench import (
     kernels,
     loops,
@@ -30,6 +30,9 @@ from noisylabels.bench import (
     waits,
 )
 from noisylabels.bench.timing import NEEDS_GPU, NOT_RUN, Bench, Entry, Row, Unavailable
+from noisylabels.commands import bench as bench_command
+from noisylabels.kernels import views
+from noisylabels.training import engine
 
 CPU = torch.device("cpu")
 BASELINES = ("cross_entropy", "elr", "gce", "mixup")
@@ -51,7 +54,7 @@ def small(**changes) -> Bench:
 
 def arguments(*words: str) -> argparse.Namespace:
     p = argparse.ArgumentParser()
-    bench.add_arguments(p)
+    bench_command.add_arguments(p)
     return p.parse_args(words)
 
 
@@ -536,14 +539,14 @@ def test_what_is_not_installed_is_said(monkeypatch):
     def absent():
         raise ModuleNotFoundError("not installed", name="torchvision")
 
-    monkeypatch.setattr(reference._torchvision, "import_torchvision", absent)
+    monkeypatch.setattr(reference.torchvision_guard, "import_torchvision", absent)
     with pytest.raises(Unavailable, match="torchvision is not here"):
         reference.transforms(loops.made_up(1))
 
 
 def test_both_mixtures_of_the_table_say_nearly_the_same():
     x = kernels.losses(2_000)
-    from noisylabels import mixtures
+    from noisylabels.kernels import mixtures
 
     ours = mixtures.fit_gaussians(mixtures.normalise(x)[0]).p_low
     theirs = torch.from_numpy(reference.fit_mixture(x.numpy()))

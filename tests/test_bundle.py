@@ -13,10 +13,12 @@ import pytest
 import torch
 
 from conftest import checkpoint
-from noisylabels import bundle, lab, paths, recorder, runs
-from noisylabels.bundle import archive
-from noisylabels.bundle.archive import BundleError
-from noisylabels.runs import Setting, StoreError
+from noisylabels import paths
+from noisylabels.lab import running
+from noisylabels.reproduce import archive, bundle
+from noisylabels.reproduce.archive import BundleError
+from noisylabels.training import recorder, runs
+from noisylabels.training.runs import Setting, StoreError
 
 ROWS = [{"stage": "train", "epoch": e, "test": t, "loss": 1.0} for e, t in [(1, 0.5), (2, 0.75)]]
 ENTRIES = {"runs/digits/symmetric-0.40/gce/smoke-0-12345678/run.json": b"{}"}
@@ -54,7 +56,7 @@ def at(tmp_path, monkeypatch):
         monkeypatch.setenv("NOISYLABELS_HOME", str(home))
         return home
 
-    monkeypatch.setattr(lab, "commit", lambda: "abc")
+    monkeypatch.setattr(running, "commit", lambda: "abc")
     go("a")
     return go
 

@@ -20,9 +20,12 @@ import torch
 
 from conftest import REPO
 from noisylabels import __main__ as cli
-from noisylabels import datasets, engine, lab, photographs, runs
-from noisylabels.cli import common, cost, doctor, pages, records, train
-from noisylabels.runs import Setting
+from noisylabels import lab, wording
+from noisylabels.commands import common, doctor, pages, records, train
+from noisylabels.data import datasets, photographs
+from noisylabels.lab import cost, running
+from noisylabels.training import engine, runs
+from noisylabels.training.runs import Setting
 
 TINY = ["train", "--method", "cross_entropy", "--rate", "0.6", "--max-samples", "200",
         "--epochs", "3"]
@@ -148,7 +151,7 @@ def test_siblings_are_offered_only_when_they_exist(monkeypatch, call):
 
 
 @pytest.mark.parametrize("error, code, said", [
-    (common.Failed("it broke."), 1, "it broke."), (KeyboardInterrupt(), 130, "stopped."),
+    (wording.Failed("it broke."), 1, "it broke."), (KeyboardInterrupt(), 130, "stopped."),
     (OSError(28, "No space left on device"), 1, "No space left on device"),
     (ModuleNotFoundError("No module named 'yaml'", name="yaml"), 1, "`pip install yaml`"),
     (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), 1, "smaller network or batch"),
@@ -222,18 +225,18 @@ def test_another_pipe_that_breaks_is_no_reader_that_went(call, monkeypatch):
 
 
 def test_numbers_in_words():
-    assert [common.duration(s) for s in (0.44, 45, 204, 7560, 345_600, math.nan)] == [
+    assert [wording.duration(s) for s in (0.44, 45, 204, 7560, 345_600, math.nan)] == [
         "0.4 s", "45 s", "3.4 min", "2.1 h", "4.0 days", "–"]
-    assert common.percent(0.712) == "71.20 %" and common.percent(math.nan) == "–"
+    assert wording.percent(0.712) == "71.20 %" and wording.percent(math.nan) == "–"
     assert (
-        common.spread(0.712, 0.0031) == "71.20 ± 0.31" and common.spread(0.7, math.nan) == "70.00"
+        wording.spread(0.712, 0.0031) == "71.20 ± 0.31" and wording.spread(0.7, math.nan) == "70.00"
     )
-    assert common.spread(math.nan, math.nan) == "–"
-    assert common.count(1, "run") == "1 run" and common.count(2000, "run") == "2,000 runs"
-    assert common.size(12.34e9) == "12.3 GB" and common.size(4e6) == "4.0 MB"
-    assert [common.words_of(v) for v in ((1, 2), (), None, 0.5, True, "x")] == [
+    assert wording.spread(math.nan, math.nan) == "–"
+    assert wording.count(1, "run") == "1 run" and wording.count(2000, "run") == "2,000 runs"
+    assert wording.size(12.34e9) == "12.3 GB" and wording.size(4e6) == "4.0 MB"
+    assert [wording.words_of(v) for v in ((1, 2), (), None, 0.5, True, "x")] == [
         "1,2", "()", "none", "0.5", "True", "x"]
-    assert common.table(("a", "b"), [("x", 1), ("yy", 22)], ("a",)) == (
+    assert wording.table(("a", "b"), [("x", 1), ("yy", 22)], ("a",)) == (
         "a    b\n--  --\nx    1\nyy  22")
 
 
@@ -244,7 +247,7 @@ def test_sparkline(monkeypatch):
     assert len(many) == 60 and many[0] == "▁" and many[-1] == "█"
     monkeypatch.setattr(sys, "stdout", types.SimpleNamespace(encoding="ascii"))
     assert common.sparkline([0, 1]) == ".@"
-    assert not common.can_show("±")
+    assert not wording.can_show("±")
 
 
 # ------------------------------------------------------------------------------------------- train
@@ -544,10 +547,10 @@ def test_threads(monkeypatch):
     used = []
     monkeypatch.setattr(torch, "set_num_threads", used.append)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    common.set_threads(None)
-    common.set_threads(3)
+    engine.set_threads(None)
+    engine.set_threads(3)
     monkeypatch.delenv("OMP_NUM_THREADS")
-    common.set_threads(None)
+    engine.set_threads(None)
     assert used == [3, 1]
 
 
@@ -686,7 +689,8 @@ def test_the_commit_is_that_of_the_code_wherever_the_runs_lie(home, monkeypatch)
     if (REPO / ".git").exists():
         assert lab.commit().rstrip("+") == git(REPO, "rev-parse", "--short=12", "HEAD") != other
     # an installed copy: of the project folder
-    monkeypatch.setattr(lab, "__file__", str(home / "lib" / "site-packages" / "noisylabels" / "x"))
+    monkeypatch.setattr(running, "__file__",
+                        str(home / "lib" / "site-packages" / "noisylabels" / "lab" / "x"))
     assert lab.commit() == other
     monkeypatch.setenv("NOISYLABELS_COMMIT", "said")
     assert lab.commit() == "said"
@@ -915,7 +919,7 @@ def test_recorded_runs_need_no_images(home, monkeypatch):
     known = pages.parameters_of(path)
     given = {"dataset": "cifar10", "budget": "laptop", "noise_rate": 0.4, "methods": "gce"}
     pages.check_runs({**given, "seeds": 1}, known, path)
-    with pytest.raises(common.Failed, match=r"drpl needs what is not here: cifar10 \("):
+    with pytest.raises(wording.Failed, match=r"drpl needs what is not here: cifar10 \("):
         pages.check_runs({**given, "seeds": 2}, known, path)
 
 
@@ -1209,12 +1213,12 @@ def test_doctor_downloads(call, home, monkeypatch):
 
 
 def test_torchvision_that_does_not_import_is_only_noted(monkeypatch):
-    from noisylabels import _torchvision
+    from noisylabels.data import torchvision_guard
 
     def fail():
         raise RuntimeError("no nms\nmore")
 
-    monkeypatch.setattr(_torchvision, "import_torchvision", fail)
+    monkeypatch.setattr(torchvision_guard, "import_torchvision", fail)
     said = doctor._torchvision_state()
     assert "its import fails (RuntimeError), so CIFAR cannot be downloaded" in said
     assert "no nms" not in said
@@ -1246,7 +1250,7 @@ def test_doctor_tells_what_a_run_costs(call, monkeypatch):
              if line.strip()}
     s = lab.setting("cross_entropy")
     by_hand = s.options["epochs"] * (1167 + (500 + 1167 + 130) / 3) * 1e-3
-    assert common.duration(by_hand) + " ~" in table["cross_entropy"]
+    assert wording.duration(by_hand) + " ~" in table["cross_entropy"]
     assert re.match(r"gce +20.0 min ", table["gce"]), "three epochs in 120 s, so thirty in 20 min"
     assert "; paper scaled by counted operations" in out
     assert "laptop and desk: 10,000 images of CIFAR-10" in out

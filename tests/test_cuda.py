@@ -14,9 +14,11 @@ import pytest
 import torch
 
 from noisylabels import __main__ as command
-from noisylabels import _pixels, engine, lab, methods, mixtures, neighbours, objectives, views
+from noisylabels import lab, methods
 from noisylabels.bench import kernels, loops, seeds, waits
-from noisylabels.recorder import Recorder
+from noisylabels.kernels import mixtures, neighbours, objectives, pixels, views
+from noisylabels.training import engine
+from noisylabels.training.recorder import Recorder
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(),
                                 reason="needs a CUDA GPU, and torch sees none")
@@ -58,7 +60,7 @@ def no_waiting() -> Iterator[None]:
 # ----------------------------------------------------------------------------------------- views
 
 
-@pytest.mark.parametrize("name", _pixels.OPS)
+@pytest.mark.parametrize("name", pixels.OPS)
 def test_every_operation_equals_pillow_and_the_cpu(name):
     pytest.importorskip("PIL", reason="the oracle is Pillow")
     from test_views import magnitudes, oracle, pictures
@@ -77,12 +79,12 @@ def test_crop_and_cutout_equal_the_cpu_given_their_draws():
     draws = torch.Generator().manual_seed(0)
     for pad, mode, fill in ((4, "zero", 0), (4, "reflect", 0), (2, "zero", 128)):
         corner = views.Weak(pad=pad, mode=mode, fill=fill).draw(len(x), draws)
-        here = _pixels.crop(x, *corner, pad, mode, fill)
-        there = _pixels.crop(x.cuda(), *(d.cuda() for d in corner), pad, mode, fill)
+        here = pixels.crop(x, *corner, pad, mode, fill)
+        there = pixels.crop(x.cuda(), *(d.cuda() for d in corner), pad, mode, fill)
         assert torch.equal(there.cpu(), here), (pad, mode)
     box = views.Cutout.fixmatch().draw(len(x), (32, 32), draws)
-    assert torch.equal(_pixels.erase(x.cuda(), *box.cuda(), 127).cpu(),
-                       _pixels.erase(x, *box, 127))
+    assert torch.equal(pixels.erase(x.cuda(), *box.cuda(), 127).cpu(),
+                       pixels.erase(x, *box, 127))
 
 
 def test_whole_views_need_no_waiting_and_repeat_themselves():
@@ -104,12 +106,12 @@ def test_compiled_pixel_work_is_at_most_one_grey_level_off():
     x = loops.made_up(480, 1).x.cuda()
     augment = views.RandAugment.fixmatch()
     code, m = augment.draw(len(x), (32, 32), torch.Generator("cuda").manual_seed(0))
-    compiled = torch.compile(_pixels.operate, fullgraph=True)
+    compiled = torch.compile(pixels.operate, fullgraph=True)
     for k in range(2):
-        plain = _pixels.operate(x, code[k], m[k], 0, augment.ops)
+        plain = pixels.operate(x, code[k], m[k], 0, augment.ops)
         fused = compiled(x, code[k], m[k], 0, augment.ops)
         off = (plain.int() - fused.int()).abs()
-        geometric = code[k] < _pixels.CODE["AutoContrast"]  # these move pixels and change none
+        geometric = code[k] < pixels.CODE["AutoContrast"]  # these move pixels and change none
         assert off[~geometric].max() <= 1 and (off > 0).float().mean() < 1e-3
 
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from noisylabels import _cifar, _imagenet, _torchvision, datasets
+from noisylabels.data import cifar, datasets, imagenet, torchvision_guard
 
 DOCTOR = "noisylabels doctor --download"
 
@@ -41,12 +41,12 @@ def made_up_records(count: int, kinds: int, seed: int) -> np.ndarray:
     return records
 
 
-def write_binary(folder: Path, part: _cifar.Part, records: np.ndarray) -> None:
+def write_binary(folder: Path, part: cifar.Part, records: np.ndarray) -> None:
     folder.mkdir(exist_ok=True)
     (folder / part.binary).write_bytes(records.tobytes())
 
 
-def write_python(folder: Path, part: _cifar.Part, records: np.ndarray, keys, protocol=2) -> None:
+def write_python(folder: Path, part: cifar.Part, records: np.ndarray, keys, protocol=2) -> None:
     folder.mkdir(exist_ok=True)
     content = {k: column.tolist() for k, column in zip(keys, records.T, strict=False)}
     content["data"] = records[:, len(keys) :].copy()
@@ -57,10 +57,10 @@ def write_python(folder: Path, part: _cifar.Part, records: np.ndarray, keys, pro
 @pytest.fixture(params=["cifar10", "cifar100"])
 def small(request, tmp_path, monkeypatch):
     """A CIFAR of 3 to 5 images a file: (source with its own SHA-1s, records of each file)."""
-    source = _cifar.SOURCES[request.param]
+    source = cifar.SOURCES[request.param]
     kinds, records = len(source.label_keys), {}
 
-    def shrink(part: _cifar.Part, seed: int) -> _cifar.Part:
+    def shrink(part: cifar.Part, seed: int) -> cifar.Part:
         made = records[part.python] = made_up_records(3 + seed % 3, kinds, seed)
         sha1 = hashlib.sha1(made.tobytes()).hexdigest()
         return dataclasses.replace(part, count=len(made), sha1=sha1)
@@ -70,7 +70,7 @@ def small(request, tmp_path, monkeypatch):
         train=tuple(shrink(part, i) for i, part in enumerate(source.train)),
         test=shrink(source.test, 7),
     )
-    monkeypatch.setitem(_cifar.SOURCES, request.param, source)
+    monkeypatch.setitem(cifar.SOURCES, request.param, source)
     return source, records, tmp_path
 
 
@@ -103,7 +103,7 @@ def assert_is(dataset: datasets.Dataset, small) -> None:
 
 def test_both_layouts_give_the_records(small, monkeypatch):
     source, _, root = small
-    monkeypatch.setattr(_cifar, "_CHUNK", 2)  # parts of 3 to 5 records end in a smaller chunk
+    monkeypatch.setattr(cifar, "_CHUNK", 2)  # parts of 3 to 5 records end in a smaller chunk
     write_all(small, "binary")
     assert_is(datasets.load(source.name, root), small)
     for part in (root / source.binary_folder).iterdir():
@@ -266,7 +266,7 @@ def test_odd_pickles_are_refused(tmp_path, small, content, reason):
         datasets.load(source.name, root)
 
 
-@pytest.mark.parametrize("read", [_cifar.unpickle, lambda path: _imagenet._content(path, 32)])
+@pytest.mark.parametrize("read", [cifar.unpickle, lambda path: imagenet._content(path, 32)])
 @pytest.mark.parametrize("claim", [b"\x80\x02Nr\xff\xff\xff\x01.", b"Np33554431\n.",
                                    b"\x80\x05\x96\0\0\0\x20\0\0\0\0."])
 def test_a_few_bytes_that_claim_much_memory_get_none(tmp_path, read, claim):
@@ -332,19 +332,19 @@ def test_class_names_are_those_of_the_meta_files(data_root):
     ):
         if not (data_root / path).exists():
             pytest.skip(f"no {path} under {data_root}")
-        meta = _cifar.unpickle(data_root / path)
+        meta = cifar.unpickle(data_root / path)
         for key, names in expected.items():
             assert tuple(n.decode() for n in meta[key]) == names
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_the_real_layouts_agree(name, data_root, request):
-    source = _cifar.SOURCES[name]
+    source = cifar.SOURCES[name]
     for folder in (source.binary_folder, source.python_folder):
         if not (data_root / folder).exists():
             pytest.skip(f"no {folder} under {data_root}")
     dataset = request.getfixturevalue(name)  # binary comes first
-    raw = _cifar.read_python(source, data_root)
+    raw = cifar.read_python(source, data_root)
     assert torch.equal(raw.x_train, dataset.x_train) and torch.equal(raw.x_test, dataset.x_test)
     assert torch.equal(raw.labels_train[-1], dataset.y_train)
     assert torch.equal(raw.labels_test[-1], dataset.y_test)
@@ -356,7 +356,7 @@ def test_the_real_layouts_agree(name, data_root, request):
 def test_torchvision_reads_the_same_test_set(cifar10, data_root):
     if not (data_root / "cifar-10-batches-py").exists():
         pytest.skip(f"no cifar-10-batches-py under {data_root}")
-    base = _torchvision.import_torchvision().datasets.CIFAR10
+    base = torchvision_guard.import_torchvision().datasets.CIFAR10
 
     class Unchecked(base):  # its MD5 covers file names that a repacked file need not have
         meta = {**base.meta, "md5": None}
@@ -466,8 +466,8 @@ def test_download_of_digits_is_needless():
 
 
 def test_torchvision_can_be_imported():
-    torchvision = _torchvision.import_torchvision()
-    assert _torchvision.import_torchvision() is torchvision is sys.modules["torchvision"]
+    torchvision = torchvision_guard.import_torchvision()
+    assert torchvision_guard.import_torchvision() is torchvision is sys.modules["torchvision"]
     image = Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3))
     flipped = torchvision.transforms.functional.hflip(image)
     assert np.array_equal(np.asarray(flipped), np.asarray(image)[:, ::-1])
@@ -494,12 +494,12 @@ def test_the_guard_declares_the_operators_once_and_tries_again(monkeypatch):
 
     monkeypatch.setattr(importlib, "import_module", import_module)
     monkeypatch.setattr(torch.library, "Library", Library)
-    monkeypatch.setattr(_torchvision, "_declared", [])
+    monkeypatch.setattr(torchvision_guard, "_declared", [])
     for name in [m for m in sys.modules if m.split(".")[0] == "torchvision"]:
         monkeypatch.delitem(sys.modules, name)  # put back afterwards
     for _ in range(2):
         monkeypatch.setitem(sys.modules, "torchvision.half", types.ModuleType("half"))
-        assert _torchvision.import_torchvision() is good
+        assert torchvision_guard.import_torchvision() is good
     assert declared == ["nms", "qnms"] and len(tries) == 4
 
 
@@ -525,7 +525,7 @@ def test_other_import_errors_go_through(monkeypatch, raised, expected, match):
 
     monkeypatch.setattr(importlib, "import_module", import_module)
     with pytest.raises(expected, match=match):
-        _torchvision.import_torchvision()
+        torchvision_guard.import_torchvision()
 
 
 # ---------------------------------------------------------------------------------- human labels

@@ -14,11 +14,12 @@ from sklearn.decomposition import PCA
 
 from conftest import REPO, checkpoint
 from noisylabels import __main__ as cli
-from noisylabels import engine, lab, methods, networks, paths, recorder, runs
-from noisylabels.cli import train
+from noisylabels import lab, methods, paths
+from noisylabels.commands import train
 from noisylabels.methods import cross_entropy_averaged
-from noisylabels.recorder import Losses, Recorder
 from noisylabels.reproduce import planning
+from noisylabels.training import engine, networks, recorder, runs
+from noisylabels.training.recorder import Losses, Recorder
 
 
 @pytest.fixture
@@ -183,7 +184,7 @@ def test_bfloat16_only_where_the_processor_multiplies_in_it(home, monkeypatch, i
 @pytest.mark.parametrize("method", methods.NAMES)
 def test_no_method_costs_more_than_six_times_cross_entropy(method):
     """By the passes of its step where they are counted; a warm-up of two networks costs two."""
-    from noisylabels.cli import cost
+    from noisylabels.lab import cost
 
     s = at_desk(method)
     base = at_desk().options["epochs"]
@@ -339,7 +340,7 @@ def test_the_table_of_schedules_in_the_book_is_that_of_the_code():
 
 
 def test_ratios_of_epochs_are_taken_within_pairs():
-    from noisylabels.cli import cost
+    from noisylabels.lab import cost
 
     def made(method, seconds, seed=0, hardware="A", **more):
         return runs.Run(at_desk(method, seed=seed, **more), {

@@ -9,8 +9,10 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from noisylabels import detection, lab, runs
-from noisylabels.recorder import Losses
+from noisylabels import lab
+from noisylabels.evidence import detection
+from noisylabels.training import runs
+from noisylabels.training.recorder import Losses
 
 
 def a_run(signals, losses_of=(1, 2)):

@@ -10,10 +10,12 @@ import torch
 
 import guards
 from guards import a_task
-from noisylabels import engine, lab, methods, mixtures, networks, objectives, paths, runs
+from noisylabels import lab, methods, paths
+from noisylabels.kernels import mixtures, objectives
 from noisylabels.methods import dividemix
 from noisylabels.methods.dividemix import Settings
-from noisylabels.recorder import Recorder
+from noisylabels.training import engine, networks, runs
+from noisylabels.training.recorder import Recorder
 
 QUICK = dict(epochs=3, warm_up=1, batch_size=16, ramp=2)  # 64 samples: 2 warm-up steps a network
 

@@ -11,10 +11,12 @@ import torch
 
 import guards
 from guards import a_task
-from noisylabels import engine, lab, mixtures, objectives, paths, runs, views
+from noisylabels import lab, paths
+from noisylabels.kernels import mixtures, objectives, views
 from noisylabels.methods import drpl
 from noisylabels.methods.drpl import Settings, pseudo_labels
-from noisylabels.recorder import Recorder, Truth
+from noisylabels.training import engine, runs
+from noisylabels.training.recorder import Recorder, Truth
 
 SHORT = dict(relabel_epochs=4, relabel_from=2, relabel_milestones=(3,), ring=2, split_epochs=2,
              split_milestones=(2,), epochs=2, milestones=(2,), warm_epochs=1)

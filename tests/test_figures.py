@@ -14,7 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from noisylabels import _tables, figures, lab, mixtures, published, runs
+from noisylabels import lab
+from noisylabels.evidence import figures, published, tables
+from noisylabels.kernels import mixtures
+from noisylabels.training import runs
 
 plt = pytest.importorskip("matplotlib.pyplot")
 
@@ -411,16 +414,16 @@ def test_summary_has_the_sample_standard_deviation_and_the_right_epochs():
     assert cell.metric("mean10") == pytest.approx([56, 56])
     assert cell.metric("best") == pytest.approx([90, 90])
     one = figures.summaries([made_up(test)])[0]
-    assert math.isnan(one.last[1]) and _tables.plus_minus(one.last, 1) == "70.0"
+    assert math.isnan(one.last[1]) and tables.plus_minus(one.last, 1) == "70.0"
 
 
 def test_mean_of_last_ten_takes_the_ends_of_cycles():
     test = np.arange(1, 31) / 100
-    assert _tables.mean_last_10(made_up(test)) == pytest.approx(np.mean(test[-10:]))
+    assert tables.mean_last_10(made_up(test)) == pytest.approx(np.mean(test[-10:]))
     cyclic = made_up(test, schedule="restarts", period=6)  # ends: epochs 6, 12, ... 30
-    assert _tables.mean_last_10(cyclic) == pytest.approx(np.mean([0.06, 0.12, 0.18, 0.24, 0.30]))
+    assert tables.mean_last_10(cyclic) == pytest.approx(np.mean([0.06, 0.12, 0.18, 0.24, 0.30]))
     short = made_up(test[:4], schedule="restarts", period=6)  # no cycle has ended
-    assert _tables.mean_last_10(short) == pytest.approx(0.025)
+    assert tables.mean_last_10(short) == pytest.approx(0.025)
 
 
 def test_not_run_and_failed_are_said():
@@ -493,28 +496,28 @@ def test_elr_with_restarts_has_a_name_of_its_own():
             for k in ("steps", "restarts") for s in (0, 1)]
     assert list(lines(figures.learning_curves(both))) == ["ELR", "ELR*"]
     assert re.findall(r"elr\S*(?=: )", repr(figures.summary_table(both))) == ["elr", "elr-cosine"]
-    assert _tables.method_of(both[2].setting) == "elr-cosine"
+    assert tables.method_of(both[2].setting) == "elr-cosine"
     ours = lab.setting("elr", "cifar10", "symmetric", 0.4, "paper")
-    assert ours.options["schedule"] == "restarts" and _tables.method_of(ours) == "elr-cosine"
+    assert ours.options["schedule"] == "restarts" and tables.method_of(ours) == "elr-cosine"
     row = text_of(figures.summary_table([], [ours])._repr_html_())
     assert "ELR* CIFAR-10, symmetric 40 % not run" in row and "91.43 ± 0.21" in row
     plain = lab.setting("elr", "cifar10", "asymmetric", 0.4, "paper")
-    assert _tables.method_of(plain) == "elr"
+    assert tables.method_of(plain) == "elr"
     row = text_of(figures.summary_table([], [plain])._repr_html_())
     assert "ELR CIFAR-10, asymmetric 40 % not run" in row and "90.12" in row
 
 
 def test_a_rounded_number_says_so():
     (cell,) = published.load_cells(paper="ieg", method="ieg", published_value=92.0)
-    assert _tables.printed_number(cell) == "≈ 92 (relayed, epoch not stated)"
-    assert "<small>relayed, epoch not stated, resnet29" in _tables._printed(cell)
+    assert tables.printed_number(cell) == "≈ 92 (relayed, epoch not stated)"
+    assert "<small>relayed, epoch not stated, resnet29" in tables._printed(cell)
 
 
 def test_at_the_paper_budget_network_and_options_must_be_the_printed_ones():
     group = [made_up([0.9, 0.54], seed=s, dataset="cifar10", budget="paper", rate=0.8)
              for s in range(3)]
     (cell,) = figures.summaries(group)
-    printed = _tables.reference(cell.setting)
+    printed = tables.reference(cell.setting)
     assert (printed.published_value, printed.metric, printed.network) == (53.82, "not stated",
                                                                           "resnet34")
     row = text_of(figures.table([cell])._repr_html_())
@@ -527,9 +530,9 @@ def test_at_the_paper_budget_network_and_options_must_be_the_printed_ones():
         figures.summary_table([none])._repr_html_())
     other = dataclasses.replace(cell.setting, options={**cell.setting.options,
                                                        "network": "preact18"})
-    assert _tables.reference(other).published_value == 62.9  # the best epoch, on that network
+    assert tables.reference(other).published_value == 62.9  # the best epoch, on that network
     tiny = dataclasses.replace(cell.setting, options={**cell.setting.options, "network": "small"})
-    assert _tables.reference(tiny) is None
+    assert tables.reference(tiny) is None
 
 
 def test_a_plain_table_escapes_and_checks_its_rows():
@@ -544,12 +547,12 @@ def test_a_plain_table_escapes_and_checks_its_rows():
 @pytest.mark.parametrize(("seconds", "words"), [
     (7.4, "7 s"), (89, "89 s"), (400, "7 min"), (5_399, "90 min"), (9_000, "2.5 h")])
 def test_durations_in_words(seconds, words):
-    assert _tables.duration(seconds) == words
+    assert tables.duration(seconds) == words
 
 
 def test_hardware_without_trade_marks():
-    assert _tables._short("Intel(R) Xeon(R) CPU E5, 1 thread") == "Intel Xeon E5, 1 thread"
-    assert _tables._short("NVIDIA H200") == "H200"
+    assert tables._short("Intel(R) Xeon(R) CPU E5, 1 thread") == "Intel Xeon E5, 1 thread"
+    assert tables._short("NVIDIA H200") == "H200"
 
 
 def test_short_gaps_are_bridged_and_long_ones_stay():

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 import emulated
-from noisylabels import engine, lab, methods, objectives
+from noisylabels import lab, methods
 from noisylabels.bench import loops
-from noisylabels.recorder import Recorder
+from noisylabels.kernels import objectives
+from noisylabels.training import engine
+from noisylabels.training.recorder import Recorder
 
 GRAPH = engine.Execution("cpu", graph=True)
 EPOCHS = 8

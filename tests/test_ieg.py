@@ -9,9 +9,11 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 import guards
-from noisylabels import engine, lab, networks, objectives, runs
+from noisylabels import lab
+from noisylabels.kernels import objectives
 from noisylabels.methods import ieg
 from noisylabels.methods.ieg import Quiet, Settings, coefficients, meta_gradients
+from noisylabels.training import engine, networks, runs
 
 SMALL = dict(steps=0, cycle=0, epochs=1, batch_size=16, average=0.9)
 METHODS = ["ieg", "l2r", "mixmatch", "cross_entropy_trusted"]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from noisylabels import _imagenet, datasets, noise
+from noisylabels import noise
+from noisylabels.data import datasets, imagenet
 
 FIRST_TEN = [521, 737, 740, 660, 411, 678, 626, 513, 859, 136]  # DRPL's list of class ids
 
@@ -27,9 +28,9 @@ def write(folder, size: int, *, protocol=4, as_array=False, known=range(1000)):
     """Ten train files and a test file; one train image a class and file, five test images."""
     known = np.array(known)
     folder.mkdir(parents=True, exist_ok=True)
-    for k, name in enumerate((*_imagenet.TRAIN, _imagenet.TEST)):
+    for k, name in enumerate((*imagenet.TRAIN, imagenet.TEST)):
         rng = np.random.RandomState(k)
-        ids = rng.permutation(known if name != _imagenet.TEST else np.repeat(known, 5))
+        ids = rng.permutation(known if name != imagenet.TEST else np.repeat(known, 5))
         labels = ids + 1
         content = {"data": images(ids, size, k), "mean": np.full(3 * size * size, 0.5),
                    "labels": labels.astype(np.int64) if as_array else labels.tolist()}
@@ -45,7 +46,7 @@ def root(tmp_path_factory):
 
 
 def test_the_classes_are_drpls():
-    task, pool = _imagenet.classes()
+    task, pool = imagenet.classes()
     assert task[:10].tolist() == FIRST_TEN and task[-1] == 826
     assert len(task) == 100 and len(pool) == 900
     assert torch.equal(torch.cat([task, pool]).sort().values, torch.arange(1000))
@@ -60,7 +61,7 @@ def test_the_task_has_the_positions_as_labels(root):
     assert torch.bincount(data.y_test).tolist() == [5] * 100
     assert (data.num_classes, data.pad, data.flip, data.image_size) == (100, 4, True, 32)
     assert data.mean == (0.485, 0.456, 0.406) and data.std == (0.229, 0.224, 0.225)
-    task, _ = _imagenet.classes()
+    task, _ = imagenet.classes()
     first = np.random.RandomState(0).permutation(1000)  # of the first file, in its order
     ids = [k for k in first if k in set(task.tolist())]
     assert task[data.y_train[:100]].tolist() == ids
@@ -72,8 +73,8 @@ def test_the_task_has_the_positions_as_labels(root):
 
 
 def test_the_pool_can_be_read_too(root):
-    _, pool = _imagenet.classes()
-    x, y = _imagenet.read("imagenet32", root, pool[:3], train=False)
+    _, pool = imagenet.classes()
+    x, y = imagenet.read("imagenet32", root, pool[:3], train=False)
     assert x.shape == (15, 3, 32, 32) and torch.bincount(y).tolist() == [5, 5, 5]
 
 
@@ -83,27 +84,27 @@ def test_other_protocols_and_sizes(tmp_path, protocol, as_array):
                    known=[5, *FIRST_TEN])
     test = tmp_path / "Imagenet64_val"
     test.mkdir()
-    os.rename(folder / _imagenet.TEST, test / _imagenet.TEST)
-    task, _ = _imagenet.classes()
-    x, y = _imagenet.read("imagenet64", tmp_path, task[:2], train=False)
+    os.rename(folder / imagenet.TEST, test / imagenet.TEST)
+    task, _ = imagenet.classes()
+    x, y = imagenet.read("imagenet64", tmp_path, task[:2], train=False)
     assert x.shape == (10, 3, 64, 64) and y.bincount().tolist() == [5, 5]
-    assert _imagenet.read("imagenet64", tmp_path, task[:1])[0].shape[0] == 10
+    assert imagenet.read("imagenet64", tmp_path, task[:1])[0].shape[0] == 10
     with pytest.raises(ValueError, match="12288 bytes"):
-        os.rename(folder / _imagenet.TRAIN[1], test / _imagenet.TRAIN[1])
-        (folder / _imagenet.TRAIN[1]).write_bytes(pickle.dumps(
+        os.rename(folder / imagenet.TRAIN[1], test / imagenet.TRAIN[1])
+        (folder / imagenet.TRAIN[1]).write_bytes(pickle.dumps(
             {"data": np.zeros((2, 3072), np.uint8), "labels": [1, 2]}))
-        _imagenet.read("imagenet64", tmp_path, task)
+        imagenet.read("imagenet64", tmp_path, task)
 
 
 def test_names_come_from_the_official_list(root, tmp_path):
-    task, _ = _imagenet.classes()
+    task, _ = imagenet.classes()
     (root / "imagenet32" / "map_clsloc.txt").write_text(
         "".join(f"n{k:08d} {k + 1} name_{k}\n" for k in range(1000)))
-    names = _imagenet.class_names("imagenet32", root, task)
+    names = imagenet.class_names("imagenet32", root, task)
     assert names[:2] == ("name_521", "name_737") and len(names) == 100
     (root / "imagenet32" / "map_clsloc.txt").write_text("n1 1 kit_fox\n")
     with pytest.raises(ValueError, match="must name the classes 1 to 1000"):
-        _imagenet.class_names("imagenet32", root, task)
+        imagenet.class_names("imagenet32", root, task)
     (root / "imagenet32" / "map_clsloc.txt").unlink()
 
 
@@ -126,9 +127,9 @@ def test_a_bad_file_is_refused_and_nothing_runs(tmp_path, monkeypatch, content, 
     folder = tmp_path / "imagenet32"
     folder.mkdir()
     raw = content if isinstance(content, bytes) else pickle.dumps(content)
-    (folder / _imagenet.TRAIN[0]).write_bytes(raw)
+    (folder / imagenet.TRAIN[0]).write_bytes(raw)
     with pytest.raises(ValueError, match=words) as error:
-        _imagenet.read("imagenet32", tmp_path, torch.arange(1000))
+        imagenet.read("imagenet32", tmp_path, torch.arange(1000))
     assert "train_data_batch_1" in str(error.value) and "unpack them there" in str(error.value)
     assert not (tmp_path / "evil").exists()
 

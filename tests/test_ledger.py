@@ -7,8 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from noisylabels import _tables, datasets, lab, ledger, methods, noise, paths, published, runs
-from noisylabels.published import Check, Claim
+from noisylabels import lab, methods, noise, paths
+from noisylabels.data import datasets
+from noisylabels.evidence import ledger, published, tables
+from noisylabels.evidence.published import Check, Claim
+from noisylabels.training import runs
 from test_figures import made_up, text_of
 
 PLANNED = {"dividemix", "ieg", "drpl", "sanm", "mixnn"}
@@ -146,7 +149,7 @@ def test_the_ledger_and_the_pages_have_one_judge():
     for apart in ((2, 2.5, 3), (1, 2, 3), (-2, -2.5, -3), (0, 0, 0)):
         assert paired(*apart).holds == published.settle(apart).holds
     one, other = three([0.5, 0.84]), three(method="gce")
-    page = text_of(_tables.summary_table([*one, *other], rival="gce")._repr_html_())
+    page = text_of(tables.summary_table([*one, *other], rival="gce")._repr_html_())
     ours = ledger.above(cases(one)["cross_entropy", "cifar10", "symmetric", 0.6],
                         cases(other)["gce", "cifar10", "symmetric", 0.6])
     assert "+4.0 [+4.0, +4.0] yes" in page and ours.holds is True

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from noisylabels.cli import processes
+from noisylabels import processes
 
 REPO = Path(__file__).parents[1]
 MODULES = sorted(

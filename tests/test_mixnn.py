@@ -8,9 +8,12 @@ import torch
 
 import guards
 from guards import a_task
-from noisylabels import engine, lab, mixtures, neighbours, objectives, views
+from noisylabels import lab
+from noisylabels.kernels import mixtures, neighbours, objectives, views
 from noisylabels.methods import mixnn
 from noisylabels.methods.mixnn import Settings, shares
+from noisylabels.training import engine
+from noisylabels.training.recorder import Recorder
 
 PHASES = dict(epochs=4, warm_up=2, start_epoch=3, ema_period=2)  # A, B, B*, C
 
@@ -254,7 +257,7 @@ def test_oracle_weights_beat_equal_ones(monkeypatch):
             return mixtures.GaussianMixture(*[p] * 3, p, p, p, torch.zeros((), dtype=torch.int64))
 
         monkeypatch.setattr(mixtures, "fit_gaussians", fit)
-        log = lab.Recorder(task, truth)
+        log = Recorder(task, truth)
         mixnn.train(task, lab.settings_of(s), log)
         found[name] = log.rows[-1]["test"]
     assert found["oracle"] > found["half"] + 0.03, found

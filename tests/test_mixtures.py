@@ -10,8 +10,15 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from noisylabels import mixtures
-from noisylabels.mixtures import Status, auc, describe, fit_betas, fit_gaussians, normalise
+from noisylabels.kernels import mixtures
+from noisylabels.kernels.mixtures import (
+    Status,
+    auc,
+    describe,
+    fit_betas,
+    fit_gaussians,
+    normalise,
+)
 
 
 def scale(x: np.ndarray) -> np.ndarray:

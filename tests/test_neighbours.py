@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from noisylabels import _pixels, neighbours
-from noisylabels.neighbours import nearest, nearest_in_batch, purity
+from noisylabels.kernels import neighbours, pixels
+from noisylabels.kernels.neighbours import nearest, nearest_in_batch, purity
 
 
 @pytest.fixture(params=["exact", "hnsw"])
@@ -463,7 +463,7 @@ def test_in_batch_products_choose_as_the_differences_do(metric, monkeypatch):
         searched += len(x)
     close = sum(again)
     assert len(looked) == 280 and 0 < close < searched / 2  # most cuts are not close
-    monkeypatch.setattr(_pixels, "may_look", lambda x: False)
+    monkeypatch.setattr(pixels, "may_look", lambda x: False)
     for (x, k), index, far in zip(batches(), looked, far_looked, strict=True):
         truth, true_far = nearest_in_batch(x, k, metric=metric)
         assert torch.equal(index, truth)
@@ -483,7 +483,7 @@ def test_in_batch_is_a_sort_in_float64(metric):
 
 
 def test_in_batch_nothing_waits_and_it_compiles(monkeypatch):
-    monkeypatch.setattr(_pixels, "may_look", lambda x: False)  # as on a GPU
+    monkeypatch.setattr(pixels, "may_look", lambda x: False)  # as on a GPU
     with FakeTensorMode():
         index, far = nearest_in_batch(torch.rand(128, 16), 2)
         assert index.shape == far.shape == (128, 2)

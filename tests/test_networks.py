@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 import guards
-from noisylabels import networks
+from noisylabels.training import networks
 
 LIGHT = ("tiny", "small", "resnet8", "resnet29", "wrn10-1")
 ALL = (*networks.NAMES, "wrn10-1")

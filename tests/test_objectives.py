@@ -11,7 +11,7 @@ from scipy import stats
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from noisylabels import objectives as O
+from noisylabels.kernels import objectives as O
 
 B, C = 5, 4
 

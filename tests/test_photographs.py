@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from noisylabels import photographs
+from noisylabels.data import photographs
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -249,7 +249,7 @@ def test_papermill_that_ends_badly_without_a_cell_error_is_reported(book):
 
 
 STATED = """
-from noisylabels.statements import expect
+from noisylabels.evidence.statements import expect
 kept = expect("Nine is more than two.", 9, above=2, margin=1)
 lost = expect("Nine is less than two.", 9, below=2, margin=1)
 print(kept, lost)
@@ -261,7 +261,7 @@ def stated(book):
     """A page of two sentences, one of which comes out differently."""
     lib = book / "lib" / "noisylabels"
     (lib / "__init__.py").touch()
-    (lib / "statements.py").write_text((ROOT / "lib/noisylabels/statements.py").read_text())
+    (lib / "statements.py").write_text((ROOT / "lib/noisylabels/evidence/statements.py").read_text())
     page = notebook(STATED)
     page["cells"].insert(0, {"cell_type": "markdown", "source": "# A page", "metadata": {},
                              "id": "title"})
@@ -501,7 +501,7 @@ MODULES = sorted(LIB.rglob("*.py"))
 
 
 def room(path):
-    """The room a file belongs to: its name, or the folder's, such as `methods`."""
+    """The room a file belongs to: its folder, such as `methods`, or its name on the ground."""
     return path.relative_to(LIB).with_suffix("").parts[0]
 
 
@@ -515,17 +515,15 @@ def own_imports(path):
                 yield [*above, *(node.module or name.name).split(".")][0]
 
 
-def test_rooms_import_only_the_rooms_before_them():
-    block = re.search(r"^    paths ─►.*\n.*$", (ROOT / "README.md").read_text(), re.M)[0]
-    order = [name.removesuffix("/*") for name in re.findall(r"[\w/*]+", block)]
-    arrows = [(room(p), to) for p in MODULES for to in own_imports(p)]
-    named = {(a, b) for a, b in arrows if not a.startswith("_") or a == "__main__"}
-    public = {(a, b) for a, b in named if not b.startswith("_")}
-    assert len(public) > 10
-    assert {a for a, _ in public} | {b for _, b in public} <= set(order)
-    folders = {(name, name) for name in order if (LIB / name).is_dir()}
-    allowed = {(a, b) for i, a in enumerate(order) for b in order[:i]} | folders
-    assert public - allowed == set()
+def test_rooms_import_only_the_rooms_on_lower_floors():
+    rows = re.findall(r"^\| (\d) \| ([^|]*) \|", (ROOT / "README.md").read_text(), re.M)
+    floor = {name: int(n) for n, names in rows for name in re.findall(r"`(\w+)`", names)}
+    assert sorted(floor) == sorted({room(p) for p in MODULES} - {"__init__", "__main__"})
+    arrows = {(room(p), to) for p in MODULES for to in own_imports(p)
+              if not room(p).startswith("__")}
+    assert len(arrows) > 30
+    assert {(a, b) for a, b in arrows if a != b and floor.get(b, 0) >= floor[a] > 0} == set()
+    assert {b for a, b in arrows if not floor[a]} - {n for n in floor if not floor[n]} == set()
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(LIB).as_posix())

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from noisylabels import datasets, lab, networks, noise, published, runs
-from noisylabels.published import (
+from noisylabels import lab, noise
+from noisylabels.data import datasets
+from noisylabels.evidence import published
+from noisylabels.evidence.published import (
     Verdict,
     find,
     load_cells,
@@ -21,6 +23,7 @@ from noisylabels.published import (
     load_numbers,
     verdict,
 )
+from noisylabels.training import networks, runs
 from test_figures import made_up
 
 ROOT = Path(__file__).resolve().parents[1] / "data" / "published"

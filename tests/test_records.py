@@ -22,28 +22,17 @@ import pytest
 import torch
 
 from conftest import REPO, checkpoint
-from noisylabels import (
-    __main__ as cli,
-)
-from noisylabels import (
-    _tables,
-    bench,
-    bundle,
-    engine,
-    lab,
-    ledger,
-    paths,
-    published,
-    recorder,
-    runs,
-    schema,
-)
+from noisylabels import __main__ as cli
+from noisylabels import bench, lab, paths, wording
 from noisylabels.bench import report as bench_report
-from noisylabels.bundle import archive
-from noisylabels.cli import common, doctor, train
-from noisylabels.reproduce import planning
+from noisylabels.commands import common, doctor, train
+from noisylabels.data import datasets
+from noisylabels.evidence import ledger, published, tables
+from noisylabels.lab import running
+from noisylabels.reproduce import archive, bundle, planning
 from noisylabels.reproduce import report as reproduce_report
-from noisylabels.runs import Setting, StoreError
+from noisylabels.training import engine, recorder, runs, schema
+from noisylabels.training.runs import Setting, StoreError
 
 INFO = {"status": "finished", "realised_rate": 0.36, "seconds": 9.0, "seconds_per_epoch": 3.0,
         "hardware": "abacus", "versions": {"torch": "2"}, "samples": 4, "validation": 0,
@@ -58,7 +47,7 @@ KEPT = {"index": np.array([7, 3, 9, 1], np.int32), "given": np.array([0, 1, 2, 3
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv("NOISYLABELS_HOME", str(tmp_path))
     monkeypatch.delenv("NOISYLABELS_DATA", raising=False)
-    monkeypatch.setattr(lab, "commit", lambda: "abc")
+    monkeypatch.setattr(running, "commit", lambda: "abc")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -141,7 +130,7 @@ def test_A_signals_join_images_and_labels(home):
     task, truth = lab.prepare(s)
     kept = run.signals
     assert kept["index"].dtype == np.int32 and len(kept["index"]) == run.info["samples"] == 80
-    official = lab.datasets.load("digits")
+    official = datasets.load("digits")
     assert torch.equal(official.x_train[torch.from_numpy(kept["index"]).long()], task.images)
     assert kept["given"].tolist() == task.y_given.tolist()
     true = official.y_train[torch.from_numpy(kept["index"]).long()].numpy()
@@ -411,10 +400,10 @@ def quick(**changes) -> Setting:
 
 def test_B3_each_part_of_a_run_says_with_what_it_was_made(call, monkeypatch):
     s = quick()
-    monkeypatch.setattr(lab, "commit", lambda: "old")
+    monkeypatch.setattr(running, "commit", lambda: "old")
     broken_off(s, 1)
     broken_off(s, 3)  # goes on alike: one part
-    monkeypatch.setattr(lab, "commit", lambda: "new")
+    monkeypatch.setattr(running, "commit", lambda: "new")
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     run = lab.run(s)
     first, second = run.info["parts"]
@@ -802,7 +791,7 @@ def test_B12_a_metric_is_text(home):
     cell = next(c for c in published.load_cells(TABLES) if c.published_value is not None)
     bad = dataclasses.replace(cell, metric="<img src=x onerror=alert(1)>")
     assert "<img" not in str(ledger.target_list([ledger.judge_cell(bad, [])])._repr_html_())
-    assert "<img" not in _tables._printed(bad)
+    assert "<img" not in tables._printed(bad)
 
 
 @pytest.mark.parametrize("page", ["javascript:alert(1)", "//evil.example/x", "../x", "a<b"])
@@ -830,8 +819,8 @@ def test_B11_a_folder_of_nobody_is_a_sentence(call, monkeypatch, variable):
 
 
 def test_B14_escape_codes_do_not_reach_the_terminal(call):
-    assert common.plain("a\x1b[31mb\x07 é – ±") == r"a\x1b[31mb\x07 é – ±"
-    assert "\x1b" not in common.table(("a",), [("\x1b[2J",)]) + common.facts([("x", "\x1b[2J")])
+    assert wording.plain("a\x1b[31mb\x07 é – ±") == r"a\x1b[31mb\x07 é – ±"
+    assert "\x1b" not in wording.table(("a",), [("\x1b[2J",)]) + common.facts([("x", "\x1b[2J")])
     code, _, err = call("runs", "show", "\x1b[2Jx")
     assert code == 2 and "\x1b" not in err
     folder = paths.runs_dir() / "digits" / "\x1b[2J" / "gce" / "smoke-0-00000000"

@@ -19,10 +19,12 @@ import torch
 import noisylabels
 from conftest import REPO, checkpoint
 from noisylabels import __main__ as cli
-from noisylabels import engine, lab, paths, published, reproduce, runs
-from noisylabels.cli import cost
-from noisylabels.reproduce import planning, report, workers
+from noisylabels import lab, paths, reproduce
+from noisylabels.evidence import published
+from noisylabels.lab import cost, running
+from noisylabels.reproduce import grid, planning, report
 from noisylabels.reproduce.planning import Cost, Group, Todo
+from noisylabels.training import engine, runs
 
 # cell, paper, table, method, dataset, noise, rate, metric, value, std, priority, why_not
 CELLS = [
@@ -72,7 +74,7 @@ def home(tmp_path, monkeypatch):
     tables(tmp_path)
     monkeypatch.setenv("NOISYLABELS_HOME", str(tmp_path))
     monkeypatch.delenv("NOISYLABELS_DATA", raising=False)
-    monkeypatch.setattr(lab, "commit", lambda: "abc")
+    monkeypatch.setattr(running, "commit", lambda: "abc")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -360,18 +362,18 @@ class NoEstimates:
 @pytest.fixture
 def train(home, monkeypatch):
     monkeypatch.setattr(planning, "START_UP", 0.0)
-    monkeypatch.setattr(workers, "GRACE", 1.0)
+    monkeypatch.setattr(grid, "GRACE", 1.0)
     started, real = [], subprocess.Popen
 
     def popen(*words, **more):
         started.append(real(*words, **more))
         return started[-1]
 
-    monkeypatch.setattr(workers.subprocess, "Popen", popen)
+    monkeypatch.setattr(grid.subprocess, "Popen", popen)
 
     def go(runs_, jobs=1, seconds=30.0, watcher=None):
         try:
-            return workers.train_all(
+            return grid.train_all(
                 runs_, NoEstimates(), jobs, time.monotonic() + seconds, lambda t: {},
                 watcher or Watcher(), [sys.executable, "-c", FAKE])  # fmt: skip
         finally:
@@ -438,7 +440,7 @@ def test_a_signal_stops_the_children_first(train, number):
 
 
 def test_a_second_ctrl_c_does_not_wait(train, monkeypatch):
-    monkeypatch.setattr(workers, "GRACE", 60.0)
+    monkeypatch.setattr(grid, "GRACE", 60.0)
     times = []
 
     def each(todo, row):
@@ -463,10 +465,10 @@ def test_costs_are_learnt_from_what_ended(home):
     learnt = []
     estimates = types.SimpleNamespace(learn=learnt.append, of=lambda s: Cost(7.0, 1.0, "measured"))
     a, b = todo("a"), todo("b")
-    workers._learn(a, estimates, [b])
+    grid._learn(a, estimates, [b])
     assert learnt == [] and b.cost.basis == "guess"
     record(a.setting)
-    workers._learn(a, estimates, [b])
+    grid._learn(a, estimates, [b])
     assert len(learnt) == 1 and b.cost == Cost(7.0, 1.0, "measured")
 
 
@@ -474,16 +476,16 @@ def test_a_child_dies_with_its_parent_however_that_dies(home):
     """The parent is killed while its child trains; the child goes, the checkpoint is whole."""
     s = lab.setting("cross_entropy", rate=0.6, epochs=5_000, max_samples=100)
     how = engine.Execution("cpu")
-    message = {"setting": s.as_dict(), **workers.message_of(how, False, False)}
+    message = {"setting": s.as_dict(), **grid.message_of(how, False, False)}
     parent = subprocess.Popen([sys.executable, "-c", (
         "import os, subprocess, sys, time\n"
-        "child = subprocess.Popen([sys.executable, '-m', 'noisylabels.reproduce.workers',\n"
+        "child = subprocess.Popen([sys.executable, '-m', 'noisylabels.reproduce.grid',\n"
         "    str(os.getpid())], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)\n"
         "child.stdin.write(sys.argv[1].encode() + b'\\n')\n"
         "child.stdin.flush()\n"
         "print(child.pid, flush=True)\n"
         "time.sleep(100)\n"), json.dumps(message)], stdout=subprocess.PIPE,
-        env=workers.environment())  # fmt: skip
+        env=grid.environment())  # fmt: skip
     try:
         child = int(parent.stdout.readline())
         words = json.loads(parent.stdout.readline())
@@ -506,13 +508,13 @@ def test_a_child_imports_this_very_package_wherever_it_runs(home, monkeypatch, t
     said = subprocess.run([sys.executable, "-S", "-c", (
         "import importlib.util, noisylabels\n"
         "print(noisylabels.__file__, importlib.util.find_spec('reproduce'))")],
-        capture_output=True, text=True, env=workers.environment(), cwd=tmp_path)  # fmt: skip
+        capture_output=True, text=True, env=grid.environment(), cwd=tmp_path)  # fmt: skip
     assert said.stdout.split() == [noisylabels.__file__, "None"], said.stderr
 
 
 def test_a_child_of_a_dead_parent_does_not_begin(home):
-    done = subprocess.run([sys.executable, "-m", "noisylabels.reproduce.workers", "1"], input="",
-                          capture_output=True, text=True, env=workers.environment())  # fmt: skip
+    done = subprocess.run([sys.executable, "-m", "noisylabels.reproduce.grid", "1"], input="",
+                          capture_output=True, text=True, env=grid.environment())  # fmt: skip
     assert done.returncode == 1 and done.stdout == ""
 
 
@@ -663,7 +665,7 @@ def test_what_cannot_be_written_is_said_before_any_training(
     (home / "file").write_text("in the way")
     for folder in ("taken/reproduce-smoke.csv", "x-1of2.tar", "y.tar"):
         (home / folder).mkdir(parents=True)
-    monkeypatch.setattr(workers, "train_all", None)
+    monkeypatch.setattr(grid, "train_all", None)
     got, out, err = call(*smoke("--minutes", 1, *words))
     assert (got, out) == (code, "") and said in err and err.count("\n") == 1
 
@@ -683,8 +685,8 @@ def test_a_folder_that_is_closed_is_said_before_any_training(call, home, timed, 
     def closed(**_):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(workers, "train_all", None)
-    monkeypatch.setattr(workers.tempfile, "TemporaryFile", closed)
+    monkeypatch.setattr(grid, "train_all", None)
+    monkeypatch.setattr(grid.tempfile, "TemporaryFile", closed)
     code, out, err = call(*smoke("--minutes", 1, "--out", "out"))
     assert (code, out) == (1, "") and "written to out: Read-only file system; name another" in err
 
@@ -787,9 +789,9 @@ def test_ctrl_c_loses_at_most_one_epoch(call, home, timed):
 
 def test_failures_are_counted(call, home, timed, monkeypatch):
     bad = todo("gce")
-    outcome = workers.Outcome({"failed": [(bad, "the loss became nan")],
+    outcome = grid.Outcome({"failed": [(bad, "the loss became nan")],
                                 "broken": [(bad, "signal 9")], "stopped": [(bad, "")]})
-    monkeypatch.setattr(workers, "train_all", lambda *_: outcome)
+    monkeypatch.setattr(grid, "train_all", lambda *_: outcome)
     code, out, _ = call(*smoke("--minutes", 1))
     assert code == 1 and ("runs of this call: 1 stopped, resume next time, 1 failed and recorded "
                           "as failed, 1 broke off") in out  # fmt: skip
@@ -802,11 +804,11 @@ def test_a_run_that_breaks_in_a_child_is_recorded_or_told(home, monkeypatch):
     """What a child says of each kind of end (in this process: `_one`)."""
     said = []
     s = lab.setting("cross_entropy", rate=0.6, epochs=1, max_samples=100)
-    message = {"setting": s.as_dict(), **workers.message_of(engine.Execution("cpu"), True, False)}
+    message = {"setting": s.as_dict(), **grid.message_of(engine.Execution("cpu"), True, False)}
 
     def one(**changes) -> bool:
         said.clear()
-        return workers._one({**message, **changes}, lambda event, **more: said.append(
+        return grid._one({**message, **changes}, lambda event, **more: said.append(
             (event, more)))  # fmt: skip
 
     with runs.lock(s):

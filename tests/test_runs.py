@@ -12,8 +12,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from noisylabels import lab, paths, runs
-from noisylabels.runs import Setting
+from noisylabels import lab, noise, paths
+from noisylabels.lab import running
+from noisylabels.training import runs
+from noisylabels.training.runs import Setting
 
 ROWS = [{"stage": "train", "epoch": e, "test": t, "val": v, "loss": 1.0}
         for e, t, v in [(1, 0.50, 0.30), (2, 0.80, 0.60), (3, 0.70, 0.55)]]
@@ -101,10 +103,10 @@ def test_a_new_record_sums_up_its_last_stage():
 
 
 def test_the_record_counts_images_that_were_drawn_again(monkeypatch):
-    corrupt = lab.noise.corrupt
+    corrupt = noise.corrupt
     s = lab.setting("cross_entropy", rate=0.4, max_samples=100)
     assert "noise_redrawn" not in lab.facts(s, *lab.prepare(s))
-    monkeypatch.setattr(lab.noise, "corrupt",
+    monkeypatch.setattr(noise, "corrupt",
                         lambda *a, **k: dataclasses.replace(corrupt(*a, **k), redrawn=7))
     assert lab.facts(s, *lab.prepare(s))["noise_redrawn"] == 7
 
@@ -270,7 +272,7 @@ def test_a_folder_without_a_record_is_said_before_any_training(tmp_path, monkeyp
     monkeypatch.setenv("NOISYLABELS_HOME", str(tmp_path))
     s = lab.setting("cross_entropy", epochs=1, max_samples=100)
     (paths.runs_dir() / s.path).mkdir(parents=True)
-    monkeypatch.setattr(lab, "prepare", None)
+    monkeypatch.setattr(running, "prepare", None)
     with pytest.raises(runs.StoreError, match=f"smoke-0-{s.key} has no run.json; delete it"):
         lab.run(s)
 

@@ -14,9 +14,11 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 import guards
 from guards import a_task
-from noisylabels import _pixels, engine, lab, networks, objectives, paths, runs, views
+from noisylabels import lab, paths
+from noisylabels.kernels import objectives, pixels, views
 from noisylabels.methods import dividemix, sanm
 from noisylabels.methods.sanm import Settings
+from noisylabels.training import engine, networks, runs
 from test_dividemix import QUICK, captured, half, resumes_exactly
 
 SAMPLES = 2000
@@ -540,7 +542,7 @@ def test_nothing_but_the_division_reads_a_value(monkeypatch, switch):
 def test_no_loop_over_samples(monkeypatch):
     counts = []
     monkeypatch.setattr(dividemix, "divide", half)
-    monkeypatch.setattr(_pixels, "may_look", lambda x: False)  # views as on a GPU
+    monkeypatch.setattr(pixels, "may_look", lambda x: False)  # views as on a GPU
     for n in (32, 96):
         task = a_task(n)
         with guards.Count() as count:

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from noisylabels import datasets, lab, runs, semantic
+from noisylabels import lab
+from noisylabels.data import datasets
+from noisylabels.lab import semantic
+from noisylabels.training import runs
 
 
 @pytest.fixture(scope="module")

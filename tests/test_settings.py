@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from noisylabels import datasets, engine, lab, methods, networks, noise, ranges, recorder, runs
+from noisylabels import lab, methods, noise, ranges
+from noisylabels.data import datasets
 from noisylabels.methods import forward_correction
 from noisylabels.ranges import Interval
+from noisylabels.training import engine, networks, recorder, runs
 
 METHODS = tuple(methods.NAMES)
 HUGE = 1e300
@@ -340,7 +342,7 @@ def test_a_small_remainder_is_left_out_of_a_pass(samples, batch, least, visited,
     if least is None:
         assert engine.steps_of(samples, batch) == steps
     images = torch.zeros(samples, 1, 4, 4, dtype=torch.uint8)
-    from noisylabels import views
+    from noisylabels.kernels import views
 
     task = engine.Task(images, torch.zeros(samples, dtype=torch.int64), 2, (0.5,), (0.5,),
                        views.Identity(), views.Identity())
@@ -351,7 +353,7 @@ def test_a_small_remainder_is_left_out_of_a_pass(samples, batch, least, visited,
 
 
 def test_another_sample_is_left_out_each_time():
-    from noisylabels import views
+    from noisylabels.kernels import views
 
     task = engine.Task(torch.zeros(65, 1, 4, 4, dtype=torch.uint8),
                        torch.zeros(65, dtype=torch.int64), 2, (0.5,), (0.5,), views.Identity(),
@@ -362,7 +364,7 @@ def test_another_sample_is_left_out_each_time():
 
 
 def recorder_of(net):
-    from noisylabels import views
+    from noisylabels.kernels import views
 
     x, y = torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0, 1])
     task = engine.Task(x, y, 2, (0.5,), (0.5,), views.Identity(), views.Identity())
@@ -421,7 +423,7 @@ def test_forward_correction_stays_finite_where_no_class_gets_the_label():
 
 
 def test_prior_kl_keeps_its_digits_where_two_sums_would_cancel():
-    from noisylabels import objectives
+    from noisylabels.kernels import objectives
 
     worst = 0.0
     for seed in range(20):

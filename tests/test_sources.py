@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from noisylabels import _sources, confusions, datasets, lab, noise, paths
-from noisylabels.datasets import CIFAR10_CLASSES, CIFAR100_CLASSES, Dataset
+from noisylabels import lab, noise, paths
+from noisylabels.data import datasets
+from noisylabels.data.datasets import CIFAR10_CLASSES, CIFAR100_CLASSES, Dataset
+from noisylabels.lab import confusions
+from noisylabels.noise import foreign
 
 NAMES = {"cifar10": CIFAR10_CLASSES, "cifar100": CIFAR100_CLASSES}
 
@@ -32,7 +35,7 @@ def small(monkeypatch, tmp_path):
     folder.mkdir(parents=True)
     for name in NAMES:
         for of_source in (False, True):
-            rows = NAMES[_sources.SOURCES[name]] if of_source else NAMES[name]
+            rows = NAMES[foreign.SOURCES[name]] if of_source else NAMES[name]
             counts = np.zeros((len(rows), len(NAMES[name])), int)
             for k in range(len(rows)):
                 counts[k, k % counts.shape[1]] = 60
@@ -40,26 +43,26 @@ def small(monkeypatch, tmp_path):
             text = "# made by hand\n" + ",".join(["true", *NAMES[name]]) + "\n"
             text += "".join(f"{r},{','.join(map(str, row))}\n"
                             for r, row in zip(rows, counts, strict=True))
-            _sources.file(name, of_source, folder).write_text(text)
+            foreign.file(name, of_source, folder).write_text(text)
     monkeypatch.setenv("NOISYLABELS_HOME", str(tmp_path))
     return folder
 
 
 def test_overlaps_are_classes_of_the_source_and_labels_of_the_target():
-    for dataset, pairs in _sources.OVERLAPS.items():
-        assert set(pairs) <= set(NAMES[_sources.SOURCES[dataset]])
+    for dataset, pairs in foreign.OVERLAPS.items():
+        assert set(pairs) <= set(NAMES[foreign.SOURCES[dataset]])
         assert set(pairs.values()) <= set(NAMES[dataset])
     for dataset in NAMES:  # no source class has a label's very name
-        other = set(NAMES[_sources.SOURCES[dataset]]) - set(_sources.OVERLAPS[dataset])
+        other = set(NAMES[foreign.SOURCES[dataset]]) - set(foreign.OVERLAPS[dataset])
         assert not other & set(NAMES[dataset])
 
 
 def test_the_source_leaves_the_overlaps_out(small):
     for dataset, left in (("cifar10", 93), ("cifar100", 8)):
-        x, y = _sources.source(dataset)
-        names = NAMES[_sources.SOURCES[dataset]]
+        x, y = foreign.source(dataset)
+        names = NAMES[foreign.SOURCES[dataset]]
         assert len(y.unique()) == left and len(x) == 30 * left
-        assert not {names[int(k)] for k in y.unique()} & set(_sources.OVERLAPS[dataset])
+        assert not {names[int(k)] for k in y.unique()} & set(foreign.OVERLAPS[dataset])
         shift = 100 if dataset == "cifar10" else 0
         assert torch.equal(x[:, 0, 0, 0].long(), y + shift), "images and labels together"
 
@@ -72,19 +75,19 @@ def test_images_are_replaced_and_labels_kept(small, dataset, kind):
     task, truth = lab.prepare(s)
     shift = 100 if dataset == "cifar100" else 0  # a pixel of an own image says its class
     pixel, val = (x[:, 0, 0, 0].long() for x in (task.images, truth.x_val))
-    foreign = pixel != task.y_given + shift
+    replaced = pixel != task.y_given + shift
     if dataset == "cifar10":
-        assert torch.equal(foreign, pixel >= 100)
-    assert torch.equal(foreign, truth.wrong) and torch.equal(task.y_given, truth.y_true)
-    replaced = foreign.sum() + (val != truth.y_val + shift).sum()
-    assert replaced == 60 and foreign.sum() > 30, "exactly floor(rN), validation images included"
+        assert torch.equal(replaced, pixel >= 100)
+    assert torch.equal(replaced, truth.wrong) and torch.equal(task.y_given, truth.y_true)
+    replaced = replaced.sum() + (val != truth.y_val + shift).sum()
+    assert replaced == 60 and replaced.sum() > 30, "exactly floor(rN), validation images included"
     assert (truth.x_test[:, 0, 0, 0].long() == truth.y_test + shift).all(), "the test set is clean"
     if kind == "ood-confusion":  # the matrix: source class k is taken for k or k + 1
         other = 100 - shift
         c = task.num_classes
         apart = (task.y_given - (pixel - other)) % c
         if dataset == "cifar10":
-            assert torch.isin(apart[foreign], torch.tensor([0, 1])).float().mean() > 0.99
+            assert torch.isin(apart[replaced], torch.tensor([0, 1])).float().mean() > 0.99
     again, _ = lab.prepare(s)
     assert torch.equal(again.images, task.images)
     oracle = lab.setting("drpl", dataset, kind, 0.3, "laptop", max_samples=200, oracle=True)
@@ -112,14 +115,14 @@ def test_other_noises_leave_the_images_alone(small):
         task, truth = lab.prepare(lab.setting("cross_entropy", "cifar10", kind, 0.4, "laptop",
                                               max_samples=200))
         assert torch.equal(task.images[:, 0, 0, 0].long(), truth.y_true)
-    assert _sources.needs("cifar10", "symmetric") == {}
+    assert foreign.needs("cifar10", "symmetric") == {}
 
 
 def test_names_are_known_where_the_data_are():
     for dataset in NAMES:
-        assert set(_sources.KINDS) <= set(lab.noise_kinds(dataset))
+        assert set(foreign.KINDS) <= set(lab.noise_kinds(dataset))
         assert not {"human", "given"} & set(lab.noise_kinds(dataset))
-    assert not set(_sources.KINDS) & set(lab.noise_kinds("digits"))
+    assert not set(foreign.KINDS) & set(lab.noise_kinds("digits"))
     with pytest.raises(ValueError, match="unknown noise 'ood-uniform'"):
         lab.setting("cross_entropy", noise="ood-uniform")
 
@@ -131,7 +134,7 @@ def test_too_many_images_are_refused(small):
 
 
 def test_a_damaged_matrix_is_named(small):
-    path = _sources.file("cifar10", False, small)
+    path = foreign.file("cifar10", False, small)
     good = path.read_text()
     lines = good.splitlines()
     for bad, words in (
@@ -154,23 +157,23 @@ def test_a_damaged_matrix_is_named(small):
     ):
         path.write_bytes(bad if isinstance(bad, bytes) else bad.encode())
         with pytest.raises(ValueError, match=words) as refused:
-            _sources.matrix("cifar10", folder=small)
+            foreign.matrix("cifar10", folder=small)
         said = str(refused.value)
         assert said.endswith("; rebuild it.") and "\n" not in said and len(said) < 400
     path.write_text(good)
-    assert _sources.matrix("cifar10", folder=small).sum() == 1000
+    assert foreign.matrix("cifar10", folder=small).sum() == 1000
     path.unlink()
     with pytest.raises(FileNotFoundError, match="rebuild\\('cifar10'\\) makes it anew"):
-        _sources.matrix("cifar10", folder=small)
+        foreign.matrix("cifar10", folder=small)
 
 
 def test_rebuild_trains_on_clean_labels_and_counts(small, tmp_path):
     made = confusions.rebuild("cifar10", tmp_path / "new", epochs=1, max_samples=100,
                             network="small")
-    own, foreign = (_sources.matrix("cifar10", of, tmp_path / "new") for of in (False, True))
+    own, other = (foreign.matrix("cifar10", of, tmp_path / "new") for of in (False, True))
     assert [p.name for p in made] == ["cifar10.csv", "cifar10-from-cifar100.csv"]
     assert (own.sum(1) == 6).all() and own.shape == (10, 10), "all test images"
-    assert (foreign.sum(1) == 30).all() and foreign.shape == (100, 10), "all train images"
+    assert (other.sum(1) == 30).all() and other.shape == (100, 10), "all train images"
     assert "cross_entropy on clean cifar10, laptop budget, seed 0" in made[0].read_text()
 
 
@@ -178,10 +181,10 @@ def test_rebuild_trains_on_clean_labels_and_counts(small, tmp_path):
 def test_the_files_of_the_project(dataset):
     """Counts of every test image, and of every train image of the source; better than chance."""
     folder = paths.home() / "data" / "noise"
-    own, foreign = (_sources.matrix(dataset, of, folder) for of in (False, True))
+    own, other = (foreign.matrix(dataset, of, folder) for of in (False, True))
     c = len(NAMES[dataset])
     assert (own.sum(1) == 10_000 // c).all()
-    assert (foreign.sum(1) == 50_000 // len(foreign)).all()
+    assert (other.sum(1) == 50_000 // len(foreign)).all()
     assert np.trace(own) / own.sum() > {"cifar10": 0.5, "cifar100": 0.15}[dataset]
     if dataset == "cifar10":  # cats and dogs are taken for each other more than for anything else
         off = own - np.diag(np.diag(own))
@@ -193,17 +196,17 @@ def test_the_files_of_the_project(dataset):
 def test_real_images_and_the_full_set(cifar10, cifar100):
     """The source is large enough for 80 %, and images are those of the other dataset."""
     for data, other in ((cifar10, cifar100), (cifar100, cifar10)):
-        x, y = _sources.source(data.name)
+        x, y = foreign.source(data.name)
         assert len(x) >= 40_000
         if data.name == "cifar100":
             continue
         labels = noise.corrupt(data.y_train, "ood-confusion", 0.5, 10, 0,
-                               **_sources.needs(data.name, "ood-confusion"))
-        images = _sources.replace(data.name, data.x_train, torch.arange(50_000), labels)
+                               **foreign.needs(data.name, "ood-confusion"))
+        images = foreign.replace(data.name, data.x_train, torch.arange(50_000), labels)
         changed = (images != data.x_train).flatten(1).any(1)
         assert changed.sum() == 25_000 and torch.equal(changed, labels.replaced)
         k = int(labels.replaced.nonzero()[0, 0])
         assert torch.equal(images[k], x[labels.source[k]])
         left_out = {other.class_names[int(c)] for c in y.unique()} & set(
-            _sources.OVERLAPS[data.name])
+            foreign.OVERLAPS[data.name])
         assert not left_out and labels.source[labels.replaced].unique().numel() == 25_000

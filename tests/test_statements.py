@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from noisylabels.statements import MIME, check, expect, in_words
+from noisylabels.evidence.statements import MIME, check, expect, in_words
 
 
 @pytest.mark.parametrize("value, bounds, slack, holds, safe", [

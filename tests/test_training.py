@@ -17,10 +17,12 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 import guards
 from conftest import REPO
-from noisylabels import engine, lab, methods, objectives, recorder, runs, views
-from noisylabels.engine import Recipe
+from noisylabels import lab, methods
+from noisylabels.kernels import objectives, views
 from noisylabels.methods import dividemix
-from noisylabels.recorder import Recorder, Truth
+from noisylabels.training import engine, recorder, runs
+from noisylabels.training.engine import Recipe
+from noisylabels.training.recorder import Recorder, Truth
 
 NUMBERS = ("test", "val", "loss", "clean_fit", "wrong_fit", "wrong_corrected", "lr")
 

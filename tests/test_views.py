@@ -14,9 +14,16 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from noisylabels import _pixels, views
-from noisylabels._pixels import CODE, OPS
-from noisylabels.views import AutoAugment, Chain, Cutout, Identity, RandAugment, Weak
+from noisylabels.kernels import pixels, views
+from noisylabels.kernels.pixels import CODE, OPS
+from noisylabels.kernels.views import (
+    AutoAugment,
+    Chain,
+    Cutout,
+    Identity,
+    RandAugment,
+    Weak,
+)
 
 STRONG = Chain((Weak(), RandAugment.fixmatch(), Cutout.fixmatch()))
 ALL = {
@@ -160,7 +167,7 @@ def test_every_operation_equals_pillow_in_every_pixel(name, shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("name", _pixels.SHEARS)
+@pytest.mark.parametrize("name", pixels.SHEARS)
 def test_bicubic_shear_equals_pillow_in_every_pixel(name, shape, monkeypatch):
     x = pictures(*shape)
     rng = np.random.RandomState(7)
@@ -168,23 +175,23 @@ def test_bicubic_shear_equals_pillow_in_every_pixel(name, shape, monkeypatch):
     x, code = x.repeat(3, 1, 1, 1), torch.full((len(m),), CODE[name])
     want = oracle([name] * len(x), x, m, 93, bicubic=True)
     for sparse in (True, False):  # images that change, or all, as on an accelerator
-        monkeypatch.setattr(_pixels, "may_look", lambda x, now=sparse: now)
-        assert torch.equal(_pixels.operate(x, code, m, 93, OPS, bicubic=True), want)
-    assert not torch.equal(_pixels.operate(x, code, m, 93, OPS), want) or shape[2] == 1
+        monkeypatch.setattr(pixels, "may_look", lambda x, now=sparse: now)
+        assert torch.equal(pixels.operate(x, code, m, 93, OPS, bicubic=True), want)
+    assert not torch.equal(pixels.operate(x, code, m, 93, OPS), want) or shape[2] == 1
 
 
 @pytest.mark.parametrize("sparse", [True, False])
 def test_bicubic_is_shear_alone(sparse, monkeypatch):
     """A stage of mixed operations, and whole views with their draws; the rest stays nearest."""
-    monkeypatch.setattr(_pixels, "may_look", lambda x: sparse)
+    monkeypatch.setattr(pixels, "may_look", lambda x: sparse)
     x = pictures(3, 32, 32, 120)
     rng = np.random.RandomState(3)
     code = torch.from_numpy(rng.permutation(np.arange(120) % len(OPS)))
     m = torch.tensor([magnitudes(OPS[c], 1, 32, rng)[0] for c in code], dtype=torch.float64)
     names = [OPS[c] for c in code]
-    got = _pixels.operate(x, code, m, 77, OPS, bicubic=True)
+    got = pixels.operate(x, code, m, 77, OPS, bicubic=True)
     assert torch.equal(got, oracle(names, x, m, 77, bicubic=True))
-    other = [n not in _pixels.SHEARS for n in names]
+    other = [n not in pixels.SHEARS for n in names]
     assert torch.equal(got[other], oracle(names, x, m, 77)[other])
     view, changed = AutoAugment.sanm("bicubic"), 0
     for seed in range(5):
@@ -204,9 +211,9 @@ def test_the_fourteen_operations_on_real_images(cifar10):
     for name in OPS:
         m = torch.from_numpy(magnitudes(name, len(x), 32, rng))
         assert torch.equal(views.apply_op(name, x, m), oracle([name] * len(x), x, m)), name
-        if name in _pixels.SHEARS:
+        if name in pixels.SHEARS:
             code = torch.full((len(x),), CODE[name])
-            assert torch.equal(_pixels.operate(x, code, m, 0, OPS, bicubic=True),
+            assert torch.equal(pixels.operate(x, code, m, 0, OPS, bicubic=True),
                                oracle([name] * len(x), x, m, bicubic=True))
 
 
@@ -215,7 +222,7 @@ def test_a_stage_of_mixed_operations_touches_each_sample_only_by_its_own():
     rng = np.random.RandomState(3)
     code = torch.from_numpy(rng.permutation(np.arange(120) % len(OPS)))
     m = torch.tensor([magnitudes(OPS[c], 1, 32, rng)[0] for c in code], dtype=torch.float64)
-    got = _pixels.operate(x, code, m, 77, OPS)
+    got = pixels.operate(x, code, m, 77, OPS)
     assert torch.equal(got, oracle([OPS[c] for c in code], x, m, 77))
 
 
@@ -547,7 +554,7 @@ class Count(TorchDispatchMode):
 @pytest.fixture
 def accelerator(monkeypatch):
     """Passes over all images, as a GPU makes them."""
-    monkeypatch.setattr(_pixels, "may_look", lambda x: False)
+    monkeypatch.setattr(pixels, "may_look", lambda x: False)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -579,15 +586,15 @@ def test_the_pixel_work_compiles_into_one_graph():
     m = torch.tensor([1.0, 0.1, -0.2, 3.0, -4.5, 20, 1, 1, 1, 5, 99, 0.4, 1.6, 0.3, 1.7]).double()
     m = m.repeat(3)
     torch._dynamo.reset()
-    compiled = torch.compile(_pixels.operate, backend="eager", fullgraph=True)
-    assert torch.equal(compiled(x, code, m, 0, OPS), _pixels.operate(x, code, m, 0, OPS))
-    weak = torch.compile(_pixels.crop, backend="eager", fullgraph=True)
+    compiled = torch.compile(pixels.operate, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(x, code, m, 0, OPS), pixels.operate(x, code, m, 0, OPS))
+    weak = torch.compile(pixels.crop, backend="eager", fullgraph=True)
     for mode in ("zero", "reflect"):
         args = (x, *Weak().draw(45, seeded()), 4, mode, 0)
-        assert torch.equal(weak(*args), _pixels.crop(*args))
-    erase = torch.compile(_pixels.erase, backend="eager", fullgraph=True)
+        assert torch.equal(weak(*args), pixels.crop(*args))
+    erase = torch.compile(pixels.erase, backend="eager", fullgraph=True)
     args = (x, *Cutout().draw(45, (32, 32), seeded()), 127)
-    assert torch.equal(erase(*args), _pixels.erase(*args))
+    assert torch.equal(erase(*args), pixels.erase(*args))
     torch._dynamo.reset()
 
 
@@ -609,8 +616,8 @@ def test_the_pixel_work_is_the_same_on_a_gpu():
     rng = np.random.RandomState(0)
     code = torch.arange(450) % len(OPS)
     m = torch.tensor([magnitudes(OPS[c], 1, 32, rng)[0] for c in code], dtype=torch.float64)
-    got = _pixels.operate(x.cuda(), code.cuda(), m.cuda(), 5, OPS)
-    assert torch.equal(got.cpu(), _pixels.operate(x, code, m, 5, OPS))
+    got = pixels.operate(x.cuda(), code.cuda(), m.cuda(), 5, OPS)
+    assert torch.equal(got.cpu(), pixels.operate(x, code, m, 5, OPS))
     g = torch.Generator("cuda").manual_seed(0)
     for view in ALL.values():
         out = view(x.cuda(), g)
@@ -676,7 +683,7 @@ def test_a_pass_over_the_images_it_changes_gives_the_pixels_of_a_pass_over_all(v
     code, magnitude = view.draw(200, (32, 32), torch.Generator().manual_seed(1))
     before = x.clone()
     for k in range(2):
-        full = _pixels.blend(_pixels.look_up(_pixels.warp(x, code[k], magnitude[k], 128), code[k],
+        full = pixels.blend(pixels.look_up(pixels.warp(x, code[k], magnitude[k], 128), code[k],
                                              magnitude[k]), code[k], magnitude[k])
-        assert torch.equal(_pixels.operate(x, code[k], magnitude[k], 128, _pixels.OPS), full)
+        assert torch.equal(pixels.operate(x, code[k], magnitude[k], 128, pixels.OPS), full)
     assert torch.equal(x, before)  # the images handed over stay as they were

@@ -21,37 +21,37 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from . import __version__
-from .cli.common import OUT_OF_MEMORY, Failed, deliberate, nearest, plain
+from .wording import OUT_OF_MEMORY, Failed, deliberate, nearest, plain
 
 # word -> (module, what it does, an example)
 COMMANDS = {
     "train": (
-        "cli.train",
+        "commands.train",
         "train one run, or go on with one that was interrupted",
         "noisylabels train --method cross_entropy --dataset cifar10 --noise symmetric "
         "--rate 0.4 --network small --epochs 1",
     ),
     "runs": (
-        "cli.records",
+        "commands.records",
         "list, show and compare the recorded runs",
         "noisylabels runs compare --dataset digits --rate 0.4",
     ),
     "page": (
-        "cli.pages",
+        "commands.pages",
         "run a page of the book with other parameters",
         "noisylabels page memorisation -p seed 3 -o mine.ipynb",
     ),
     "doctor": (
-        "cli.doctor",
+        "commands.doctor",
         "say what is here, whether it works and what a run costs",
         "noisylabels doctor --download cifar10",
     ),
     "reproduce": (
-        "reproduce",
+        "commands.reproduce",
         "do the runs behind the ledger within a time that you name",
         "noisylabels reproduce --help",
     ),
-    "bench": ("bench", "time the parts that cost most", "noisylabels bench --help"),
+    "bench": ("commands.bench", "time the parts that cost most", "noisylabels bench --help"),
 }
 IMPLIED = {"runs": "list"}  # what is meant when no action is named
 

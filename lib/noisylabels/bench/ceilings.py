@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from .. import engine, lab, runs
+from .. import lab
+from ..training import engine, runs
 from .timing import Bench, Entry
 
 PACKAGES = ("torch", "torchvision", "triton", "numpy", "scikit-learn", "pillow")

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .. import _pixels, engine, mixtures, neighbours, networks, views
+from ..kernels import mixtures, neighbours, pixels, views
 from ..methods import sanm
+from ..training import engine, networks
 from . import loops, reference
 from .timing import Bench, Entry, Unavailable
 from .waits import replaced
@@ -75,7 +76,7 @@ def _view(view: views.View) -> Callable[[Bench], Built]:
 def _compiled_strong(bench: Bench) -> Built:
     """The strong view with its pixel work fused by torch.compile; the draws stay as they are."""
     x, draws = _pixels_and_draws(bench)
-    operate = torch.compile(_pixels.operate, fullgraph=True)
+    operate = torch.compile(pixels.operate, fullgraph=True)
     augment = views.RandAugment.fixmatch()
     weak = views.Weak()
 
@@ -108,7 +109,7 @@ def _without_looking(build: Callable[[Bench], Built]) -> Callable[[Bench], Built
         call, count = build(bench)
 
         def without() -> object:
-            with replaced(_pixels, "may_look", lambda x: False):
+            with replaced(pixels, "may_look", lambda x: False):
                 return call()
 
         return without, count

@@ -22,7 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from .. import datasets, engine, networks, objectives, views
+from ..data import datasets
+from ..kernels import objectives, views
+from ..training import engine, networks
 from .timing import Bench, Entry
 
 EPOCH = 50_000  # images of a training epoch, as in CIFAR

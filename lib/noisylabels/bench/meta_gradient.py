@@ -15,8 +15,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .. import networks, objectives
+from ..kernels import objectives
 from ..methods import ieg
+from ..training import networks
 from .timing import Bench, Entry, Unavailable
 
 Route = Callable[["Problem"], object]

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 
 import torch
 
-from .. import engine, lab
-from ..networks import Network
+from .. import lab
+from ..training import engine
+from ..training.networks import Network
 from . import loops, reference
 from .timing import NEEDS_GPU, NOT_RUN, Bench, Row, noted
 

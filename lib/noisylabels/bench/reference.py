@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from .. import _torchvision, engine, networks
+from ..data import torchvision_guard
+from ..training import engine, networks
 from . import loops
 from .timing import Bench, Entry, Unavailable
 
@@ -48,7 +49,7 @@ def transforms(data: loops.Images, strong: bool = False) -> Callable[[Any], Tens
     try:
         import PIL  # noqa: F401
 
-        _torchvision.import_torchvision()
+        torchvision_guard.import_torchvision()
         from torchvision import transforms as t
     except ImportError as error:
         raise Unavailable(f"needs torchvision and Pillow ({error.name} is not here)") from error

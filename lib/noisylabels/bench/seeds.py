@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from .. import engine
+from ..training import engine
 from . import loops
 from .timing import Bench, Entry
 

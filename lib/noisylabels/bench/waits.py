@@ -24,8 +24,10 @@ from torch.nn.functional import one_hot
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .. import _pixels, engine, lab, methods
-from ..recorder import Recorder
+from .. import lab, methods
+from ..kernels import pixels
+from ..training import engine
+from ..training.recorder import Recorder
 from .timing import NOT_RUN, Bench, Row, noted
 
 COPIES = (Tensor.cpu, Tensor.numpy, Tensor.tolist)
@@ -142,7 +144,7 @@ def counted(device: torch.device) -> Iterator[Count]:
 
 @contextmanager
 def _on_cpu(count: Count) -> Iterator[None]:
-    with _Functions(count), _Operations(count), replaced(_pixels, "may_look", lambda x: False):
+    with _Functions(count), _Operations(count), replaced(pixels, "may_look", lambda x: False):
         yield
 
 

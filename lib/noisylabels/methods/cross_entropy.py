@@ -17,8 +17,9 @@ from typing import Any
 
 from torch import nn
 
-from .. import engine, objectives
-from ..recorder import Recorder
+from ..kernels import objectives
+from ..training import engine
+from ..training.recorder import Recorder
 
 
 @dataclass(frozen=True)

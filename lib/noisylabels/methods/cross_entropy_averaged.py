@@ -17,9 +17,10 @@ from typing import Any
 
 from torch import nn
 
-from .. import engine, objectives
+from ..kernels import objectives
 from ..ranges import one_of, within
-from ..recorder import Recorder
+from ..training import engine
+from ..training.recorder import Recorder
 
 COST = 1.0  # forward and backward passes of an epoch, as multiples of cross entropy's
 

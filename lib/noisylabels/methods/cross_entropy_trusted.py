@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from .. import engine, objectives
-from ..recorder import Recorder
+from ..kernels import objectives
+from ..training import engine
+from ..training.recorder import Recorder
 from . import ieg
 
 trusted_per_class = ieg.trusted_per_class

@@ -31,10 +31,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import engine, mixtures, objectives, views
-from ..networks import Network
+from ..kernels import mixtures, objectives, views
 from ..ranges import within
-from ..recorder import Recorder
+from ..training import engine
+from ..training.networks import Network
+from ..training.recorder import Recorder
 
 Step = Callable[..., Tensor]
 Started = tuple[Network, torch.optim.SGD]

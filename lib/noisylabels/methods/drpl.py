@@ -35,10 +35,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import engine, mixtures, objectives
-from ..networks import Network
+from ..kernels import mixtures, objectives
 from ..ranges import one_of, within
-from ..recorder import Recorder
+from ..training import engine
+from ..training.networks import Network
+from ..training.recorder import Recorder
 
 SMALLEST_BATCH = 6  # the code skips smaller ones in S2 and S3
 

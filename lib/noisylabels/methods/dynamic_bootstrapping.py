@@ -27,9 +27,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from .. import engine, mixtures, objectives
+from ..kernels import mixtures, objectives
 from ..ranges import one_of, within
-from ..recorder import Recorder
+from ..training import engine
+from ..training.recorder import Recorder
 
 COST = 2.0  # forward and backward passes of an epoch, as multiples of cross entropy's
 

@@ -29,9 +29,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import engine, objectives
+from ..kernels import objectives
 from ..ranges import one_of, within
-from ..recorder import Recorder
+from ..training import engine
+from ..training.recorder import Recorder
 
 COST = 1.0  # forward and backward passes of an epoch, as multiples of cross entropy's
 

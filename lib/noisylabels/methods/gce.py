@@ -17,9 +17,10 @@ from typing import Any
 
 from torch import nn
 
-from .. import engine, objectives
+from ..kernels import objectives
 from ..ranges import within
-from ..recorder import Recorder
+from ..training import engine
+from ..training.recorder import Recorder
 
 
 @dataclass(frozen=True)

@@ -39,10 +39,11 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.func import functional_call
 
-from .. import engine, networks, objectives, views
-from ..networks import Network
+from ..kernels import objectives, views
 from ..ranges import one_of, within
-from ..recorder import Recorder
+from ..training import engine, networks
+from ..training.networks import Network
+from ..training.recorder import Recorder
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from .. import engine, networks, objectives
+from ..kernels import objectives
 from ..ranges import within
-from ..recorder import Recorder
+from ..training import engine, networks
+from ..training.recorder import Recorder
 from . import ieg
 
 trusted_per_class = ieg.trusted_per_class

@@ -33,9 +33,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import engine, mixtures, neighbours, objectives, views
+from ..kernels import mixtures, neighbours, objectives, views
 from ..ranges import one_of, within
-from ..recorder import Recorder
+from ..training import engine
+from ..training.recorder import Recorder
 
 EPSILON = 1e-10
 

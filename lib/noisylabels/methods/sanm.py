@@ -40,10 +40,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .. import engine, networks, objectives, views
-from ..networks import Network
+from ..kernels import objectives, views
 from ..ranges import one_of, within
-from ..recorder import Recorder
+from ..training import engine, networks
+from ..training.networks import Network
+from ..training.recorder import Recorder
 from . import dividemix
 
 

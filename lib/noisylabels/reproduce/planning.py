@@ -13,12 +13,14 @@ from typing import Any
 
 import torch
 
-from .. import engine, lab, methods, noise, paths, published, ranges, runs
-from .._tables import method_of
-from ..cli import common, cost
-from ..cli.train import FLAGS, epochs_begun
-from ..published import Cell
-from ..runs import Run, Setting
+from .. import lab, methods, noise, paths, ranges, wording
+from ..data import datasets
+from ..evidence import published
+from ..evidence.published import Cell
+from ..evidence.tables import method_of
+from ..lab import cost
+from ..training import engine, runs
+from ..training.runs import Run, Setting
 
 START_UP = 5.0  # seconds until a fresh process trains
 TIMED = 0.5  # seconds a timing takes
@@ -107,7 +109,7 @@ def steps_of(plan: str) -> list[Step]:
     Raises ValueError that names the file, the line and what is allowed there.
     """
     file = paths.plans_dir() / f"{plan}.csv"
-    name, out = f"the plan {common.shown(file)}", []
+    name, out = f"the plan {wording.shown(file)}", []
     try:
         with open(file, newline="", encoding="utf-8-sig") as f:  # a spreadsheet puts a mark first
             reader = csv.DictReader(f, strict=True)
@@ -142,8 +144,8 @@ def _step(where: str, row: Mapping[str | None, Any]) -> Step:
             raise ValueError(f"rate must be a number from 0 to 1, not {cell['rate']!r}.") from None
         names = methods.NAMES if cell["methods"] == "all" else cell["methods"].split()
         for one in names or [""]:
-            common.choose("method", one, (*methods.NAMES, "all"))
-        return Step(where, int(cell["step"]), common.choose("budget", cell["budget"],
+            wording.choose("method", one, (*methods.NAMES, "all"))
+        return Step(where, int(cell["step"]), wording.choose("budget", cell["budget"],
                                                             runs.BUDGETS),
                     cell["dataset"], cell["noise"], rate, tuple(names),
                     _options_of(cell["options"]), tuple(_seeds_of(cell["seeds"])))
@@ -158,7 +160,7 @@ def _options_of(text: str) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not (key and equals):
             raise ValueError(f"options must be pairs KEY=VALUE, such as lr=0.1, not {pair!r}.")
-        if key in FLAGS - set(TAKEN):
+        if key in runs.FLAGS - set(TAKEN):
             raise ValueError(f"{key!r} is no option of a method; it is said by the columns "
                              f"{', '.join(COLUMNS)}.")
         if key in out:
@@ -310,7 +312,7 @@ class _Absent:
     def why(self, dataset: str, noise_kind: str) -> str:
         name = f"{dataset}/{noise_kind}" if noise_kind.startswith("human-") else dataset
         if name not in self._known:
-            self._known[name] = common.absent(dataset, noise_kind)
+            self._known[name] = datasets.absent(dataset, noise_kind)
         return self._known[name]
 
 
@@ -450,7 +452,7 @@ def make(selection: Selection, execution: engine.Execution, jobs: int, again: bo
         for s in group.settings:
             if s.key in finished or (s.key in failed and not again):
                 continue
-            todo = Todo(s, group, epochs_begun(s), cost.total_epochs(s), estimates.of(s))
+            todo = Todo(s, group, lab.epochs_begun(s), cost.total_epochs(s), estimates.of(s))
             first = s.split_seed if group.steps else not partly
             worth = (not todo.begun, group.due(s), first, todo.cost.seconds, number,
                      s.split_seed)

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import lab, ledger, noise, published, runs
-from .._tables import Summary
-from ..cli import common
-from ..published import MIN_RUNS, Cell, Verdict
-from ..runs import StoreError
+from .. import lab, noise, wording
+from ..evidence import ledger, published
+from ..evidence.published import MIN_RUNS, Cell, Verdict
+from ..evidence.tables import Summary
+from ..training import runs
+from ..training.runs import StoreError
 from .planning import Group, Plan, setting
 
 Pair = tuple[float, float]
@@ -76,7 +77,7 @@ def _summary(plan: Plan, group: Group) -> Summary:
 def _verdict(plan: Plan, summary: Summary, cell: Cell | None, budget: str,
              changes: Mapping[str, Any]) -> Verdict:
     if changes and summary.n:
-        told = " ".join(f"{k}={common.words_of(v)}" for k, v in changes.items())
+        told = " ".join(f"{k}={wording.words_of(v)}" for k, v in changes.items())
         return Verdict("not judged", f"The settings were changed ({told}): no verdict.")
     if cell is None:
         ours = [100 * r.last() for r in summary.runs]
@@ -135,14 +136,14 @@ def text(found: Sequence[Row], budget: str) -> str:
         table.append((row.group.name, s.n, *_ours(s, _pair), row.printed, reference,
                       row.verdict.state))
     if table:
-        lines.append(common.table(
+        lines.append(wording.table(
             ("run", "n", "last", "mean10", "by val", "(best)", "wrong", "a run", "printed", "as",
              "verdict"), table, ("run", "as", "verdict")))
         rule = f" {RULE}" if any(r.cell for r in with_runs) else ""
         lines += textwrap.wrap(LEGEND + rule, 99)
         lines += [f"[{k}] {source}" for k, source in enumerate(sources, 1)]
     if without:
-        lines.append(f"{common.count(without, 'setting')} not run yet")
+        lines.append(f"{wording.count(without, 'setting')} not run yet")
     return "\n".join(lines)
 
 
@@ -151,11 +152,11 @@ def _ours(s: Summary, pair: Callable[[Pair], str]) -> tuple[str, ...]:
     if not s.n:
         return ("–",) * 6
     return (pair(s.last), pair(s.mean_last_10), pair(s.by_validation), f"({pair(s.best)})",
-            f"{s.realised_rate[0]:.2f}", common.duration(s.seconds))
+            f"{s.realised_rate[0]:.2f}", wording.duration(s.seconds))
 
 
 def _pair(values: Pair) -> str:
-    return common.spread(values[0] / 100, values[1] / 100)
+    return wording.spread(values[0] / 100, values[1] / 100)
 
 
 # -------------------------------------------------------------------------------------- in files
@@ -239,7 +240,7 @@ def _markdown(found: Sequence[Row], plan: Plan, budget: str, notes: Sequence[str
             source = c.source
         said = f"**{row.verdict.state}**: {row.verdict.sentence}"
         if row.summary.failed:
-            said += f" {common.count(row.summary.failed, 'run')} failed."
+            said += f" {wording.count(row.summary.failed, 'run')} failed."
         cells = (row.group.name, row.summary.n, *_ours(row.summary, _pair), row.printed, how,
                  source, said)
         lines.append("| " + " | ".join(str(x).replace("|", "\\|") for x in cells) + " |")

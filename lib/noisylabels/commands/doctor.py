@@ -1,0 +1,410 @@
+"""`noisylabels doctor`: what is here, whether it works, what to do, and what a run costs."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from .. import paths, wording
+from ..training import runs
+from . import common
+
+REQUIRED = ("torch", "numpy", "scikit-learn")
+OPTIONAL = {  # package -> what is not possible without it
+    "torchvision": "CIFAR cannot be downloaded",
+    "hnswlib": "neighbours use the exact search",
+    "pandas": "pages cannot be run",
+    "matplotlib": "no figures",
+    "papermill": "pages cannot be run",
+    "ipykernel": "pages cannot be run",
+    "jupyter-book": "the book cannot be built",
+}
+AN_HOUR = 3600.0  # seconds; what is younger may be somebody's writing under way
+LEAST_FREE, ENOUGH_FREE = 100e6, 2e9  # bytes: below the first nothing can be recorded
+
+
+class Report:
+    """Prints findings under a heading and remembers what is broken."""
+
+    def __init__(self) -> None:
+        self.broken: list[str] = []
+        self._heading = ""
+
+    def say(self, heading: str, text: str) -> None:
+        shown = heading if heading != self._heading else ""
+        self._heading = heading
+        print(common.facts([(shown, text)]).removeprefix("  "), flush=True)
+
+    def wrong(self, heading: str, text: str) -> None:
+        """Something required does not work; `text` also says what to do."""
+        self.broken.append(text)
+        self.say(heading, f"BROKEN: {text}")
+
+
+def add_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--download",
+        action="append",
+        default=[],
+        choices=("cifar10", "cifar100"),
+        metavar="NAME",
+        help="first fetch cifar10 or cifar100 with torchvision",
+    )
+    p.add_argument(
+        "--tidy", action="store_true", help="delete what kills left behind and no run needs"
+    )
+    p.add_argument("--quick", action="store_true", help="do not time this machine")
+    p.add_argument("--device", default="auto", help="what to time: auto (default), cpu, cuda")
+    common.add_threads(p)
+
+
+def main(args: argparse.Namespace) -> int:
+    report = Report()
+    versions(report)
+    if importlib.util.find_spec("torch") is None:
+        print("\nnothing else can be looked at without torch")
+        return 1
+    from ..data import datasets
+    from ..training import engine
+
+    engine.set_threads(args.threads)
+    execution = engine.Execution(args.device).resolve()
+    for name in args.download:
+        print(f"fetching {name} into {wording.shown(paths.datasets_dir())}", flush=True)
+        datasets.download(name)
+    machine(report, execution)
+    data(report)
+    disk(report)
+    store(report, args.tidy)
+    if not args.quick:
+        speed(report, execution)
+    if report.broken:
+        print(f"\n{wording.count(len(report.broken), 'thing')} to mend:", file=sys.stderr)
+        print(
+            "\n".join(f"  {i}. {wording.plain(text)}" for i, text in enumerate(report.broken, 1)),
+            file=sys.stderr,
+        )
+        return 1
+    print("\nall that is required works")
+    return 0
+
+
+# ---------------------------------------------------------------------------- software and machine
+
+
+def versions(report: Report) -> None:
+    """Python and packages, those outside the range that pyproject.toml names marked."""
+    declared = _declared()
+    report.say(
+        "python", f"{platform.python_version()}{_outside(platform.python_version(), _python())}"
+    )
+    for name in (*REQUIRED, *OPTIONAL):
+        try:
+            found = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            if name in REQUIRED:
+                report.wrong(
+                    "packages",
+                    f"{name} is not installed; `make setup`, or `pip install "
+                    f"'{name}{declared.get(name, '')}'`.",
+                )
+            else:
+                report.say("packages", f"{name}: not installed, so {OPTIONAL[name]}")
+            continue
+        note = _outside(found, declared.get(name, ""))
+        if name == "torchvision" and importlib.util.find_spec("torch") is not None:
+            note += _torchvision_state()
+        report.say("packages", f"{name} {found}{note}")
+
+
+def _declared() -> dict[str, str]:
+    """Package -> range, as this package's metadata say; empty when it is not installed."""
+    try:
+        lines = importlib.metadata.requires("noisylabels") or []
+    except importlib.metadata.PackageNotFoundError:
+        return {}
+    parts = (re.match(r"([\w.-]+)(?:\[[^]]*\])?\s*([^;]*)", line) for line in lines)
+    return {m[1].lower(): m[2].strip() for m in parts if m}
+
+
+def _python() -> str:
+    try:
+        return str(importlib.metadata.metadata("noisylabels")["Requires-Python"] or "")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _outside(version: str, wanted: str) -> str:
+    """A remark when the version is outside the range; nothing where that cannot be told."""
+    try:
+        from packaging.specifiers import SpecifierSet
+    except ImportError:
+        return ""
+    fits = SpecifierSet(wanted).contains(version, prereleases=True)
+    return "" if fits else f" (outside the tested range {wanted})"
+
+
+def _torchvision_state() -> str:
+    from ..data import torchvision_guard
+
+    try:
+        torchvision_guard.import_torchvision()
+    except Exception as error:
+        return (
+            f", but its import fails ({type(error).__name__}), so CIFAR cannot be downloaded; "
+            "install the one that goes with this torch"
+        )
+    return ", built for another torch: used for downloads only" if torchvision_guard._declared else ""
+
+
+def machine(report: Report, execution: object) -> None:
+    import torch
+
+    from ..training import engine
+
+    report.say(
+        "processor", f"{engine.hardware('cpu')} of {os.cpu_count()}; {engine.instructions()}"
+    )
+    for k in range(torch.cuda.device_count()):
+        memory = torch.cuda.get_device_properties(k).total_memory
+        report.say("GPU", f"{torch.cuda.get_device_name(k)}, {wording.size(memory)}")
+    if not torch.cuda.is_available():
+        report.say("GPU", "none that torch sees")
+
+
+# ---------------------------------------------------------------------------------- data and store
+
+
+def data(report: Report) -> None:
+    """Every data set: found and as official, missing (no fault), or damaged."""
+    from ..data import datasets
+
+    for name in datasets.NAMES:
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            try:
+                d = datasets.load(name)
+            except FileNotFoundError as error:
+                if any((paths.datasets_dir() / folder).is_dir() for folder in _folders(name)):
+                    report.wrong("data", str(error))
+                else:
+                    report.say(
+                        "data", f"{name}: not here (`noisylabels doctor --download {name}`)"
+                    )
+                continue
+            except (ValueError, ImportError) as error:
+                report.wrong("data", f"{name}: {error}")
+                continue
+        checked = "" if name == "digits" else ", checksums are the official ones"
+        notes = "".join(f"; {w.message}" for w in heard if issubclass(w.category, UserWarning))
+        report.say(
+            "data", f"{name}: {len(d.x_train):,} + {len(d.x_test):,} images{checked}{notes}"
+        )
+        for which in datasets.HUMAN_LABELS.get(name, ()):
+            try:
+                given = datasets.human_labels(name, which, y_true=d.y_train)
+            except FileNotFoundError:
+                report.say("data", f"{name}: no human labels")
+                break
+            except ValueError as error:
+                report.wrong("data", str(error))
+                break
+            truth = (
+                d.y_train if d.coarse_train is None or which != "noisy_coarse" else d.coarse_train
+            )
+            wrong = float((given != truth).double().mean())
+            report.say("data", f"  human-{which}: {wording.percent(wrong)} wrong")
+
+
+def _folders(name: str) -> tuple[str, ...]:
+    from ..data import cifar
+
+    source = cifar.SOURCES.get(name)
+    return (source.binary_folder, source.python_folder) if source else ()
+
+
+def disk(report: Report) -> None:
+    """Room and permission where runs and checkpoints go."""
+    folders = (paths.runs_dir(), paths.cache_dir())
+    for there in dict.fromkeys(_existing(folder) for folder in folders):
+        if not os.access(there, os.W_OK):
+            report.wrong(
+                "disk",
+                f"{there} cannot be written to; make it writable, or name another "
+                "project folder by $NOISYLABELS_HOME.",
+            )
+    tops = {_existing(f).stat().st_dev: _existing(f) for f in (*folders, paths.home())}
+    free, where = min((shutil.disk_usage(f).free, str(f)) for f in tops.values())
+    if free < LEAST_FREE:
+        report.wrong("disk", f"only {wording.size(free)} free in {where}; free the disk.")
+    else:
+        little = "" if free > ENOUGH_FREE else ", little for checkpoints of large networks"
+        report.say("disk", f"{wording.size(free)} free{little}")
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that exists."""
+    return next(p for p in (path, *path.parents) if p.exists())
+
+
+def store(report: Report, tidy: bool = False) -> None:
+    """Recorded, failed, damaged and interrupted runs, and what kills left behind."""
+    good = failed = 0
+    there: set[str] = set()
+    try:
+        every, problems = runs.scan()
+    except runs.StoreError as error:
+        every, problems = [], [error]
+    for run in every:
+        try:
+            for name in runs.NEEDED if run.finished else ():
+                _ = run.info[name]  # raises where it is missing
+            _ = run.signals  # the same
+            good, failed = good + run.finished, failed + (not run.finished)
+        except runs.StoreError as error:
+            problems.append(error)
+        if run.finished:
+            there.add(run.setting.key)
+    for problem in problems:
+        report.wrong("store", str(problem))
+    report.say(
+        "store",
+        f"{wording.count(good, 'finished run')}, {failed} failed, in "
+        f"{wording.shown(paths.runs_dir())}",
+    )
+    if elsewhere := _elsewhere():
+        report.say(
+            "store",
+            f"{wording.count(len(elsewhere), 'run.json')} in no place of a run, not counted: "
+            f"{wording.shown(elsewhere[0])}",
+        )
+    folders = [f for f in _checkpoints() if f.name not in there]
+    if folders:
+        used = sum(f.stat().st_size for folder in folders for f in folder.iterdir())
+        report.say(
+            "store",
+            f"{wording.count(len(folders), 'run')} begun and not finished, "
+            f"{wording.size(used)} of checkpoints in "
+            f"{wording.shown(paths.cache_dir() / 'checkpoints')}: the same command goes on",
+        )
+    else:
+        report.say("store", "no run begun and not finished")
+    left = leftovers(there)
+    if left and tidy:
+        for path in left:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    path.unlink()
+        gone = [path for path in left if not os.path.lexists(path)]
+        report.say("store", f"deleted {len(gone)} of {len(left)} things that kills left behind")
+    elif left:
+        report.say(
+            "store",
+            f"{wording.count(len(left), 'thing')} that a kill left behind, such as "
+            f"{wording.shown(left[0])}; no run needs it, `noisylabels doctor --tidy` deletes it",
+        )
+
+
+def leftovers(finished: set[str]) -> list[Path]:
+    """What is of no more use: checkpoints of finished runs, and hidden folders and files of
+    writings that a kill has ended an hour ago or before."""
+    left = [f for f in _checkpoints() if f.name in finished]
+    now = time.time()
+    for top, patterns in (
+        (paths.runs_dir(), ("*/*/*/.*.tmp", "*/*/*/.*.old", "*/*/*/*/.*.tmp")),
+        (paths.cache_dir(), (".pack-*.tmp", ".unpack-*.tmp", "checkpoints/*/*.tmp",
+                             "checkpoints/.*.tmp", "checkpoints/.*.old")),
+    ):  # fmt: skip
+        for path in (p for pattern in patterns for p in sorted(top.glob(pattern))):
+            with suppress(OSError):  # it has just gone
+                if now - path.lstat().st_mtime > AN_HOUR:
+                    left.append(path)
+    return left
+
+
+def _elsewhere() -> list[Path]:
+    """run.json files of the store that lie in no folder of a run."""
+    top = paths.runs_dir()
+    return [
+        p
+        for p in sorted(top.rglob("run.json"))
+        if len(p.relative_to(top).parts) != runs.DEPTH + 1
+        and not any(x.startswith(".") for x in p.relative_to(top).parts)
+    ]
+
+
+def _checkpoints() -> Iterator[Path]:
+    top = paths.cache_dir() / "checkpoints"
+    for folder in sorted(top.iterdir()) if top.is_dir() else ():
+        if not folder.name.startswith(".") and any(folder.glob("block-*.pt")):
+            yield folder
+
+
+# ------------------------------------------------------------------------------------------- speed
+
+
+def speed(report: Report, execution: object) -> None:
+    """Time a few steps; then what one run of each method costs here at each budget."""
+    from .. import lab, methods
+    from ..lab import cost
+    from ..training import engine
+
+    assert isinstance(execution, engine.Execution)
+    where = engine.hardware(execution.device)
+    plan = ["smoke", "laptop", "desk", "fast"]
+    timings = {}
+    for budget in plan:
+        b = lab.BUDGETS[budget]
+        dataset = cost.dataset_of(budget)
+        timings[budget] = cost.time_steps(
+            b["network"], dataset, b["batch_size"], b.get("precision", "float32"), execution, 0.8
+        )
+        report.say(
+            "speed",
+            f"{b['network']}: {1 / timings[budget].seconds:,.0f} training images a "
+            f"second, batches of {b['batch_size']}, on {where}",
+        )
+    rows = []
+    for method in methods.NAMES:
+        row = [method]
+        for budget in runs.BUDGETS:
+            s = lab.setting(method, cost.dataset_of(budget), budget=budget)
+            try:
+                known = cost.recorded(s, execution.device)
+            except runs.StoreError:  # a damaged record, named above
+                known = None
+            timing = timings.get(budget) or timings[plan[-1]]
+            seconds = known[0] if known else cost.of_setting(s, timing)
+            row.append(
+                "unknown"
+                if seconds is None
+                else wording.duration(seconds) + ("" if known else " ~")
+            )
+        rows.append(row)
+    print(
+        "\nwhat one run costs here (smoke: digits, laptop and desk: 10,000 images of CIFAR-10, "
+        "fast and paper: all)\n" + wording.table(("method", *runs.BUDGETS), rows, ("method",))
+    )
+    scaled = [b for b in runs.BUDGETS if b not in timings]
+    print(
+        "~ by the timing above and each method's passes through the network"
+        + (
+            f"; {' and '.join(scaled)} scaled by counted operations, a rough guess"
+            if scaled
+            else ""
+        )
+        + "; without ~: from recorded runs"
+    )

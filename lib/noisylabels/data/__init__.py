@@ -1,0 +1,1 @@
+"""Data sets at their official bytes, checked and never changed."""

@@ -1,0 +1,1 @@
+"""What the book says and what it rests on: printed numbers, claims, tables and figures."""

@@ -1,0 +1,1 @@
+"""What runs on the device inside a step or an epoch: plain functions of tensors."""

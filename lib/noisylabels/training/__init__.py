@@ -1,0 +1,1 @@
+"""What every training loop shares: networks, the engine, the recorder and the store of runs."""
