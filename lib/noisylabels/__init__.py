@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from .training import engine, runs
 
 __all__ = [
-    "datasets", "engine", "figures", "kernels", "lab", "methods", "noise", "published", "runs",
+    "datasets", "engine", "figures", "kernels", "lab", "methods", "noise", "published",
+    "runs",
 ]
 _ROOMS = {"datasets": "data", "engine": "training", "runs": "training",
           "figures": "evidence", "published": "evidence"}

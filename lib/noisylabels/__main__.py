@@ -1,12 +1,13 @@
-"""The command `noisylabels`, also `python -m noisylabels`: which words it knows, and how it ends.
+"""The command `noisylabels`, also `python -m noisylabels`: which words it knows, and
+how it ends.
 
-Each subcommand is a module with `add_arguments(parser)` and `main(args) -> int`. Only the module
-that is asked for is imported, and it imports torch only when it has work to do, so that `--help`
-is quick.
+Each subcommand is a module with `add_arguments(parser)` and `main(args) -> int`. Only
+the module that is asked for is imported, and it imports torch only when it has work to
+do, so that `--help` is quick.
 
-Exit codes: 0 done, 1 it went wrong, 2 wrong usage or a bad value, 130 interrupted. When the
-reader of its output goes, such as `head`, a command that only prints is done; any other falls
-silent and goes on with its work.
+Exit codes: 0 done, 1 it went wrong, 2 wrong usage or a bad value, 130 interrupted. When
+the reader of its output goes, such as `head`, a command that only prints is done; any
+other falls silent and goes on with its work.
 """
 
 from __future__ import annotations
@@ -25,33 +26,25 @@ from .wording import OUT_OF_MEMORY, Failed, deliberate, nearest, plain
 
 # word -> (module, what it does, an example)
 COMMANDS = {
-    "train": (
-        "commands.train",
-        "train one run, or go on with one that was interrupted",
-        "noisylabels train --method cross_entropy --dataset cifar10 --noise symmetric "
-        "--rate 0.4 --network small --epochs 1",
-    ),
-    "runs": (
-        "commands.records",
-        "list, show and compare the recorded runs",
-        "noisylabels runs compare --dataset digits --rate 0.4",
-    ),
-    "page": (
-        "commands.pages",
-        "run a page of the book with other parameters",
-        "noisylabels page memorisation -p seed 3 -o mine.ipynb",
-    ),
-    "doctor": (
-        "commands.doctor",
-        "say what is here, whether it works and what a run costs",
-        "noisylabels doctor --download cifar10",
-    ),
-    "reproduce": (
-        "commands.reproduce",
-        "do the runs behind the ledger within a time that you name",
-        "noisylabels reproduce --help",
-    ),
-    "bench": ("commands.bench", "time the parts that cost most", "noisylabels bench --help"),
+    "train":
+        ("commands.train", "train one run, or go on with one that was interrupted",
+         "noisylabels train --method cross_entropy --dataset cifar10 --noise symmetric "
+         "--rate 0.4 --network small --epochs 1",
+         ), "runs": ("commands.records", "list, show and compare the recorded runs",
+                     "noisylabels runs compare --dataset digits --rate 0.4",
+                     ),
+    "page": ("commands.pages", "run a page of the book with other parameters",
+             "noisylabels page memorisation -p seed 3 -o mine.ipynb",
+             ),
+    "doctor":
+        ("commands.doctor", "say what is here, whether it works and what a run costs",
+         "noisylabels doctor --download cifar10",
+         ), "reproduce": ("commands.reproduce",
+                          "do the runs behind the ledger within a time that you name",
+                          "noisylabels reproduce --help",
+                          ),
+    "bench":
+        ("commands.bench", "time the parts that cost most", "noisylabels bench --help"),
 }
 IMPLIED = {"runs": "list"}  # what is meant when no action is named
 
@@ -79,7 +72,8 @@ class Parser(argparse.ArgumentParser):
                 nearest(str(value), action.choices),
                 ", ".join(map(str, action.choices)),
             )
-            what = "/".join(action.option_strings) or str(action.metavar or action.dest).lower()
+            what = "/".join(action.option_strings) or str(action.metavar
+                                                          or action.dest).lower()
             raise argparse.ArgumentError(
                 None, f"unknown {what} {str(value)!r}{near}; allowed: {allowed}"
             )
@@ -97,11 +91,9 @@ def available() -> dict[str, tuple[str, str, str]]:
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """The arguments; `args.run` is the chosen subcommand's `main`."""
     words = list(words)
-    if (
-        words
-        and words[0] in IMPLIED
-        and (len(words) == 1 or words[1].startswith("-") and words[1] not in ("-h", "--help"))
-    ):
+    if (words and words[0] in IMPLIED
+            and (len(words) == 1
+                 or words[1].startswith("-") and words[1] not in ("-h", "--help"))):
         words.insert(1, IMPLIED[words[0]])
     parser = Parser(
         prog="noisylabels",
@@ -109,7 +101,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         description="Learning with noisy labels: train, look, rerun.",
         epilog="noisylabels COMMAND --help says more and gives an example.",
     )
-    parser.add_argument("--version", action="version", version=f"noisylabels {__version__}")
+    parser.add_argument("--version", action="version",
+                        version=f"noisylabels {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     chosen = None
     for word, (module, what, example) in available().items():
@@ -126,13 +119,16 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
             loaded = importlib.import_module(f"noisylabels.{module}")
             loaded.add_arguments(sub)
             sub.set_defaults(run=loaded.main)
-    if words and not words[0].startswith("-") and chosen is None:  # before its options are blamed
-        parser.error(f"unknown command {words[0]!r}{nearest(words[0], available())}; allowed: "
-                     f"{', '.join(available())}")
+    # before its options are blamed
+    if words and not words[0].startswith("-") and chosen is None:
+        parser.error(
+            f"unknown command {words[0]!r}{nearest(words[0], available())}; allowed: "
+            f"{', '.join(available())}")
     known, mine = _options(chosen or parser, words), chosen or parser
     try:
         args, extra = parser.parse_known_args(words)
-    except ValueError:  # a misspelt option may be why another one is missing: say that first
+    # a misspelt option may be why another one is missing: say that first
+    except ValueError:
         args, extra = (
             argparse.Namespace(),
             [w for w in words if w.startswith("--") and w.split("=")[0] not in known],
@@ -140,7 +136,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         if not extra:
             raise
     if extra:
-        mine.error(f"unknown argument {extra[0]!r}{nearest(extra[0].split('=')[0], known)}")
+        mine.error(
+            f"unknown argument {extra[0]!r}{nearest(extra[0].split('=')[0], known)}")
     return args
 
 
@@ -194,11 +191,13 @@ def _only_prints(args: argparse.Namespace) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line `argv` (default: this process's) and return its exit code."""
+    """Run the command line `argv` (default: this process's) and return its exit
+    code."""
     streams, works = (sys.stdout, sys.stderr), False
     for stream in streams:
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal that cannot show "±" shows "?"
+            # a terminal that cannot show "±" shows "?"
+            stream.reconfigure(errors="replace")
     try:
         try:
             args = parse(sys.argv[1:] if argv is None else argv)
@@ -224,7 +223,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _say(str(error), 2)
     except ImportError as error:
-        if not deliberate(error) and (error.name or "noisylabels").startswith("noisylabels"):
+        if not deliberate(error) and (error.name
+                                      or "noisylabels").startswith("noisylabels"):
             raise
         hint = "" if deliberate(error) else f"; `pip install {error.name}` may bring it"
         return _say(f"{error}{hint}", 1)

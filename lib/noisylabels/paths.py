@@ -1,8 +1,8 @@
 """Where the project keeps its things.
 
-`$NOISYLABELS_HOME` names the project folder; without it the folder of this checkout is used, or
-the current folder when the package was installed without one. `$NOISYLABELS_DATA` moves the
-datasets.
+`$NOISYLABELS_HOME` names the project folder; without it the folder of this checkout is
+used, or the current folder when the package was installed without one.
+`$NOISYLABELS_DATA` moves the datasets.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from pathlib import Path
 
 
 def home() -> Path:
-    """The project's folder: the one that holds `data/`, `notebooks/` and `_config.yml`."""
+    """The project's folder: the one that holds `data/`, `notebooks/` and
+    `_config.yml`."""
     if given := os.environ.get("NOISYLABELS_HOME"):
         return _folder("NOISYLABELS_HOME", given)
     checkout = Path(__file__).resolve().parents[2]
@@ -20,7 +21,8 @@ def home() -> Path:
 
 
 def datasets_dir() -> Path:
-    """Where CIFAR and the human labels lie (`$NOISYLABELS_DATA`, else `data/datasets`)."""
+    """Where CIFAR and the human labels lie (`$NOISYLABELS_DATA`, else
+    `data/datasets`)."""
     given = os.environ.get("NOISYLABELS_DATA")
     return _folder("NOISYLABELS_DATA", given) if given else home() / "data" / "datasets"
 
@@ -28,9 +30,11 @@ def datasets_dir() -> Path:
 def _folder(variable: str, given: str) -> Path:
     try:
         return Path(given).expanduser().resolve()
-    except (RuntimeError, OSError, ValueError) as error:  # no such user, a loop of links
-        raise ValueError(f"${variable} is {given!r}, which names no folder "
-                         f"({str(error).rstrip('.')}); give the folder's full path.") from None
+    # no such user, a loop of links
+    except (RuntimeError, OSError, ValueError) as error:
+        raise ValueError(
+            f"${variable} is {given!r}, which names no folder "
+            f"({str(error).rstrip('.')}); give the folder's full path.") from None
 
 
 def runs_dir() -> Path:

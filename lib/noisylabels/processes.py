@@ -1,4 +1,5 @@
-"""Child processes, alike on Linux, macOS and Windows: a group of their own, interrupted, ended."""
+"""Child processes, alike on Linux, macOS and Windows: a group of their own,
+interrupted, ended."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ def posix() -> bool:
 
 
 def own_group() -> dict[str, Any]:
-    """Arguments of `subprocess.Popen`: Ctrl-C in a terminal does not reach the child."""
+    """Arguments of `subprocess.Popen`: Ctrl-C in a terminal does not reach the
+    child."""
     if posix():
         return {"process_group": 0}
     return {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0x200)}
@@ -28,12 +30,12 @@ def endings() -> list[signal.Signals]:
 
 
 def interrupt(process: subprocess.Popen[Any]) -> None:
-    """As Ctrl-C would; Windows knows Ctrl-Break alone for a process of another group."""
+    """As Ctrl-C would; Windows knows Ctrl-Break alone for a process of another
+    group."""
     if process.poll() is None:
         with suppress(OSError):
-            process.send_signal(
-                signal.SIGINT if posix() else getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM)
-            )
+            process.send_signal(signal.SIGINT if posix(
+            ) else getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))
 
 
 def end_group(process: subprocess.Popen[Any], kill: bool = False) -> None:

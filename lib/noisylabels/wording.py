@@ -1,4 +1,5 @@
-"""What many rooms say alike: names, numbers and tables as text. Imports nothing heavy."""
+"""What many rooms say alike: names, numbers and tables as text. Imports nothing
+heavy."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ OUT_OF_MEMORY = (
 
 
 class Failed(RuntimeError):
-    """The command could not do its work; the text says why and what to do. Exit code 1."""
+    """The command could not do its work; the text says why and what to do. Exit code
+    1."""
 
 
 def deliberate(error: BaseException) -> bool:
@@ -46,9 +48,11 @@ def choose(what: str, name: str, allowed: Iterable[str]) -> str:
 
 
 def plain(text: str) -> str:
-    """The text as a terminal may get it: control characters (escape codes, ...) written out.
+    """The text as a terminal may get it: control characters (escape codes, ...) written
+    out.
 
-    What comes out of a record, a bundle or an argument goes through here before it is printed.
+    What comes out of a record, a bundle or an argument goes through here before it is
+    printed.
     """
     fine = (c.isprintable() or c == "\xa0" for c in text)
     return "".join(c if good else c.encode("unicode_escape").decode("ascii")
@@ -61,17 +65,20 @@ def percent(share: float) -> str:
 
 
 def spread(mean: float, std: float) -> str:
-    """Two shares as "71.20 ± 0.31" in percent; without the spread when there is none."""
+    """Two shares as "71.20 ± 0.31" in percent; without the spread when there is
+    none."""
     if math.isnan(mean):
         return "–"
     return f"{100 * mean:.2f}" + ("" if math.isnan(std) else f" ± {100 * std:.2f}")
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the unit that one would say: "0.4 s", "12 s", "3.4 min", "2.1 h", "4.0 days"."""
+    """Seconds in the unit that one would say: "0.4 s", "12 s", "3.4 min", "2.1 h", "4.0
+    days"."""
     if math.isnan(seconds):
         return "–"
-    for limit, unit, digits in ((10, 1, 1), (100, 1, 0), (5400, 60, 1), (172_800, 3600, 1)):
+    for limit, unit, digits in ((10, 1, 1), (100, 1, 0), (5400, 60, 1), (172_800, 3600,
+                                                                         1)):
         if seconds < limit:
             name = {1: "s", 60: "min", 3600: "h"}[unit]
             return f"{seconds / unit:.{digits}f} {name}"
@@ -107,9 +114,8 @@ def words_of(values: object) -> str:
     """An option's value as it would be typed: lists with commas, nothing as "none"."""
     if isinstance(values, (list, tuple)):
         return ",".join(map(str, values)) or "()"
-    return (
-        "none" if values is None else f"{values:g}" if isinstance(values, float) else str(values)
-    )
+    return ("none" if values is None else
+            f"{values:g}" if isinstance(values, float) else str(values))
 
 
 def table(
@@ -117,13 +123,15 @@ def table(
 ) -> str:
     """Aligned columns; those named in `left` to the left, all others to the right."""
     cells = [[plain(str(c)) for c in row] for row in rows]
-    widths = [max(len(c) for c in column) for column in zip(header, *cells, strict=True)]
+    widths = [
+        max(len(c) for c in column) for column in zip(header, *cells, strict=True)
+    ]
     flush = [h in set(left) for h in header]
 
     def line(row: Sequence[str]) -> str:
-        parts = (
-            c.ljust(w) if f else c.rjust(w) for c, w, f in zip(row, widths, flush, strict=True)
-        )
+        parts = (c.ljust(w) if f else c.rjust(w)
+                 for c, w, f in zip(row, widths, flush, strict=True))
         return "  ".join(parts).rstrip()
 
-    return "\n".join([line(header), "  ".join("-" * w for w in widths), *map(line, cells)])
+    return "\n".join(
+        [line(header), "  ".join("-" * w for w in widths), *map(line, cells)])

@@ -1,4 +1,5 @@
-"""The benchmark: what the hardware can do, what we make of it, what the common style makes.
+"""The benchmark: what the hardware can do, what we make of it, what the common style
+makes.
 
     timing     alternating rounds, medians, the clock
     ceilings   copy and matrix product; facts about the machine
@@ -23,7 +24,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .timing import Bench
 
-GROUPS = ("ceilings", "loops", "seeds", "kernels", "meta-gradient", "parity", "waits", "teaching")
+GROUPS = ("ceilings", "loops", "seeds", "kernels", "meta-gradient", "parity", "waits",
+          "teaching")
 
 
 def check_row(word: str) -> None:
@@ -32,8 +34,10 @@ def check_row(word: str) -> None:
 
     from .. import methods
 
-    names = [*GROUPS, *(e.name for entries in _timed().values() for e in entries),
-             *(f"waits_{kind}_{m}" for kind in ("step", "epoch") for m in methods.NAMES)]
+    names = [
+        *GROUPS, *(e.name for entries in _timed().values() for e in entries),
+        *(f"waits_{kind}_{m}" for kind in ("step", "epoch") for m in methods.NAMES)
+    ]
     if word not in names:
         near = difflib.get_close_matches(word, names, n=1, cutoff=0.0)[0]
         raise ValueError(f"unknown row {word!r} (nearest: {near!r}); groups: "
@@ -58,8 +62,10 @@ def measure(bench: Bench, with_teaching: bool = False) -> None:
     work: dict[str, Callable[[], object]] = {
         group: partial(timing.measure, bench, group, entries)
         for group, entries in _timed().items()}
-    work |= {"waits": lambda: waits.measure(bench), "parity": lambda: parity.measure(bench),
-             "teaching": lambda: parity.teaching(bench)}
+    work |= {
+        "waits": lambda: waits.measure(bench), "parity": lambda: parity.measure(bench),
+        "teaching": lambda: parity.teaching(bench)
+    }
     for group in GROUPS:
         if group != "teaching" or with_teaching or "teaching" in bench.only:
             work[group]()

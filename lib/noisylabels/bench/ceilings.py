@@ -1,4 +1,5 @@
-"""What the hardware can do at best: copying memory and multiplying matrices. And what it is."""
+"""What the hardware can do at best: copying memory and multiplying matrices. And what
+it is."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ PACKAGES = ("torch", "torchvision", "triton", "numpy", "scikit-learn", "pillow")
 
 
 def copy(bench: Bench) -> Callable[[], float]:
-    """GB/s of a copy within the device's memory, bytes read and bytes written both counted."""
+    """GB/s of a copy within the device's memory, bytes read and bytes written both
+    counted."""
     n = bench.scaled(2**28 if bench.cuda else 2**24)
     draws = torch.Generator(bench.device).manual_seed(0)
     a = torch.rand(n, device=bench.device, generator=draws)
@@ -54,16 +56,19 @@ def environment(bench: Bench) -> dict[str, Any]:
             continue
     facts: dict[str, Any] = {
         "hardware": engine.hardware(bench.device), "device": bench.device.type,
-        "instructions": engine.instructions(),
-        "cpus": os.cpu_count(), "threads": torch.get_num_threads(), "versions": versions,
+        "instructions": engine.instructions(), "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(), "versions": versions,
         "commit": lab.commit(), "date": runs.now(), "clock": bench.clock,
-        "network": bench.network, "batch_size": bench.batch_size, "precision": bench.precision,
-        "steps": bench.steps, "warm_up": bench.warm_up, "rounds": bench.rounds,
+        "network": bench.network, "batch_size": bench.batch_size,
+        "precision": bench.precision, "steps": bench.steps, "warm_up": bench.warm_up,
+        "rounds": bench.rounds,
     }
     if hasattr(os, "getloadavg"):
-        facts["load"] = round(os.getloadavg()[0], 2)  # programs that wanted the CPU at the start
+        # programs that wanted the CPU at the start
+        facts["load"] = round(os.getloadavg()[0], 2)
         if facts["load"] > 1:
-            facts["remark"] = "other programs were running: trust the ratios more than the times"
+            facts[
+                "remark"] = "other programs were running: trust the ratios more than the times"
     if bench.cuda:
         properties = torch.cuda.get_device_properties(bench.device)
         facts |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(),

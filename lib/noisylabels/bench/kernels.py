@@ -1,7 +1,8 @@
 """The parts of an epoch that are no training steps, each alone.
 
-`KERNELS` is a list of `Kernel`s; another part is added by appending one. Sizes are those of CIFAR
-on a GPU; on a CPU they are smaller and a rate is still said in epochs of 50,000 images.
+`KERNELS` is a list of `Kernel`s; another part is added by appending one. Sizes are
+those of CIFAR on a GPU; on a CPU they are smaller and a rate is still said in epochs of
+50,000 images.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class Kernel:
     Args:
         name, what: the row and its words.
         unit: "epochs/s" (of 50,000 images), "ms" or "s" a call.
-        build: (bench) -> (one call, images a call makes); the images count for "epochs/s" alone.
+        build: (bench) -> (one call, images a call makes); the images count for
+            "epochs/s" alone.
         must: (comparison, bound) that has to hold on an H200-class GPU, or None.
         gpu: it cannot be done on a CPU.
     """
@@ -53,7 +55,7 @@ class Kernel:
         return lambda: seconds() * {"ms": 1e3, "s": 1.0}[self.unit]
 
 
-# ------------------------------------------------------------------------------------- the parts
+# ---------------------------------------------------------------------------- the parts
 
 
 def _pixels_and_draws(bench: Bench) -> tuple[Tensor, torch.Generator]:
@@ -74,7 +76,8 @@ def _view(view: views.View) -> Callable[[Bench], Built]:
 
 
 def _compiled_strong(bench: Bench) -> Built:
-    """The strong view with its pixel work fused by torch.compile; the draws stay as they are."""
+    """The strong view with its pixel work fused by torch.compile; the draws stay as
+    they are."""
     x, draws = _pixels_and_draws(bench)
     operate = torch.compile(pixels.operate, fullgraph=True)
     augment = views.RandAugment.fixmatch()
@@ -102,7 +105,8 @@ def _features(bench: Bench) -> Built:
 
 
 def _without_looking(build: Callable[[Bench], Built]) -> Callable[[Bench], Built]:
-    """The part as an accelerator has it: no index is read, whatever need not be done."""
+    """The part as an accelerator has it: no index is read, whatever need not be
+    done."""
 
     def fixed(bench: Bench) -> Built:
         _of_a_cpu(bench)
@@ -123,16 +127,19 @@ def _of_a_cpu(bench: Bench) -> None:
 
 
 def _in_a_batch(bench: Bench) -> Built:
-    """The nearest neighbour of each row of a batch of 128; blurred clusters, as features are."""
+    """The nearest neighbour of each row of a batch of 128; blurred clusters, as
+    features are."""
     draws = torch.Generator(bench.device).manual_seed(0)
     centres = 2 * torch.randn(10, 512, generator=draws, device=bench.device)
     rows = torch.randint(10, (128,), generator=draws, device=bench.device)
-    features = centres[rows] + torch.randn(128, 512, generator=draws, device=bench.device)
+    features = centres[rows] + torch.randn(128, 512, generator=draws,
+                                           device=bench.device)
     return lambda: neighbours.nearest_in_batch(features, 1), 128
 
 
 def _wide_layer(product: bool) -> Callable[[Bench], Built]:
-    """Forward and backward of a 3x3 convolution of 256 channels on 8x8 maps, in bfloat16."""
+    """Forward and backward of a 3x3 convolution of 256 channels on 8x8 maps, in
+    bfloat16."""
 
     def build(bench: Bench) -> Built:
         _of_a_cpu(bench)
@@ -140,12 +147,14 @@ def _wide_layer(product: bool) -> Callable[[Bench], Built]:
         conv = networks.Conv2d(256, 256, 3, padding=1, bias=False)
         conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         draws = torch.Generator().manual_seed(0)
-        x = torch.randn(n, 256, 8, 8, generator=draws).to(memory_format=torch.channels_last)
+        x = torch.randn(n, 256, 8, 8,
+                        generator=draws).to(memory_format=torch.channels_last)
         ones = torch.ones_like(x, dtype=torch.bfloat16)
 
         def call() -> None:
             precisions = networks._NARROW if product else ()
-            with replaced(networks, "_NARROW", precisions), torch.autocast("cpu", torch.bfloat16):
+            with replaced(networks, "_NARROW",
+                          precisions), torch.autocast("cpu", torch.bfloat16):
                 y = conv(x)
             y.backward(ones)
             conv.zero_grad()
@@ -177,7 +186,8 @@ def _pooled(before: bool) -> Callable[[Bench], Built]:
 
 
 def _normalised(plain: bool) -> Callable[[Bench], Built]:
-    """A batch of bytes, as the steps take them; `plain`: pixel by pixel, as on a GPU."""
+    """A batch of bytes, as the steps take them; `plain`: pixel by pixel, as on a
+    GPU."""
 
     def build(bench: Bench) -> Built:
         data = loops.images(bench, 128, 100)
@@ -197,11 +207,13 @@ def _normalised(plain: bool) -> Callable[[Bench], Built]:
 
 
 def losses(n: int, device: torch.device | str = "cpu", wrong: float = 0.4) -> Tensor:
-    """Losses (n,) as they are early in training: low for right labels, high for wrong ones."""
+    """Losses (n,) as they are early in training: low for right labels, high for wrong
+    ones."""
     draws = torch.Generator().manual_seed(0)
     is_wrong = torch.rand(n, generator=draws) < wrong
     low, high = (torch.randn(n, generator=draws) for _ in range(2))
-    return torch.where(is_wrong, 3.0 + 0.8 * high, 0.4 + 0.3 * low.abs()).clamp(min=0).to(device)
+    return torch.where(is_wrong, 3.0 + 0.8 * high,
+                       0.4 + 0.3 * low.abs()).clamp(min=0).to(device)
 
 
 def _gaussians(bench: Bench) -> Built:
@@ -220,16 +232,19 @@ def _sklearn(bench: Bench) -> Built:
 
 
 def mask_inputs(n: int, device: torch.device | str = "cpu") -> tuple[Tensor, ...]:
-    """What SANM's mask takes: images, maps of PreAct ResNet-18, quality, targets, uniforms."""
+    """What SANM's mask takes: images, maps of PreAct ResNet-18, quality, targets,
+    uniforms."""
     draws = torch.Generator().manual_seed(0)
-    made = (torch.randn(n, 3, 32, 32, generator=draws), torch.randn(n, 512, 4, 4, generator=draws),
-            torch.rand(n, generator=draws), torch.randn(n, 10, generator=draws).softmax(1),
-            torch.rand(n, 10, generator=draws))
+    made = (torch.randn(n, 3, 32, 32, generator=draws),
+            torch.randn(n, 512, 4, 4, generator=draws), torch.rand(n, generator=draws),
+            torch.randn(n, 10,
+                        generator=draws).softmax(1), torch.rand(n, 10, generator=draws))
     return tuple(v.to(device) for v in made)
 
 
 def _masks(by_sample: bool) -> Callable[[Bench], Built]:
-    """SANM's two masks and changed labels of a batch: all at once, or one after another."""
+    """SANM's two masks and changed labels of a batch: all at once, or one after
+    another."""
 
     def build(bench: Bench) -> Built:
         made = mask_inputs(bench.scaled(128, least=8), bench.device)
@@ -243,11 +258,13 @@ def _masks(by_sample: bool) -> Callable[[Bench], Built]:
 
 
 def _pil(strong: bool) -> Callable[[Bench], Built]:
-    """The same views by Pillow: in 16 loader processes beside a GPU, on a CPU in this process."""
+    """The same views by Pillow: in 16 loader processes beside a GPU, on a CPU in this
+    process."""
 
     def build(bench: Bench) -> Built:
         count = reference.workers(bench, 16)
-        data = loops.images(bench, bench.scaled(25_600 if count else 1_024, least=64), 100)
+        data = loops.images(bench, bench.scaled(25_600 if count else 1_024, least=64),
+                            100)
         made = reference.loader(data, 64, count, False, strong=strong)
 
         def one_pass() -> None:
@@ -261,32 +278,44 @@ def _pil(strong: bool) -> Callable[[Bench], Built]:
 
 
 KERNELS: list[Kernel] = [
-    Kernel("views_weak", "weak views (crop, flip)", "epochs/s", _view(views.Weak()), (">=", 50)),
+    Kernel("views_weak", "weak views (crop, flip)", "epochs/s", _view(views.Weak()),
+           (">=", 50)),
     Kernel("views_strong", "strong views (crop, flip, RandAugment)", "epochs/s",
            _view(loops.STRONG), (">=", 10)),
-    Kernel("views_strong_fixed", "the same, every pass over every image, as on a GPU", "epochs/s",
-           _without_looking(_view(loops.STRONG))),
-    Kernel("views_strong_compiled", "the same, compiled", "epochs/s", _compiled_strong, gpu=True),
+    Kernel("views_strong_fixed", "the same, every pass over every image, as on a GPU",
+           "epochs/s", _without_looking(_view(loops.STRONG))),
+    Kernel("views_strong_compiled", "the same, compiled", "epochs/s", _compiled_strong,
+           gpu=True),
     Kernel("pil_weak", "weak views by PIL (beside a GPU in 16 processes)", "epochs/s",
            _pil(False)),
     Kernel("pil_strong", "strong views by PIL, likewise", "epochs/s", _pil(True)),
-    Kernel("neighbours", "ten nearest neighbours of every sample, 50,000 x 512 "
-           "(on a CPU 5,000 x 64)", "s", _features, ("<=", 0.1)),
-    Kernel("neighbours_batch", "the nearest neighbour in a batch, 128 x 512", "ms", _in_a_batch),
+    Kernel(
+        "neighbours", "ten nearest neighbours of every sample, 50,000 x 512 "
+        "(on a CPU 5,000 x 64)", "s", _features, ("<=", 0.1)),
+    Kernel("neighbours_batch", "the nearest neighbour in a batch, 128 x 512", "ms",
+           _in_a_batch),
     Kernel("neighbours_batch_fixed", "the same from all differences, as on a GPU", "ms",
            _without_looking(_in_a_batch)),
-    Kernel("weight_gradient", "3x3 convolution of 256 channels on 8x8 maps in bfloat16, forward "
-           "and backward, its weight gradient a product", "ms", _wide_layer(True)),
-    Kernel("weight_gradient_plain", "the same without the product", "ms", _wide_layer(False)),
+    Kernel(
+        "weight_gradient",
+        "3x3 convolution of 256 channels on 8x8 maps in bfloat16, forward "
+        "and backward, its weight gradient a product", "ms", _wide_layer(True)),
+    Kernel("weight_gradient_plain", "the same without the product", "ms",
+           _wide_layer(False)),
     Kernel("normalise", "bytes to normalised numbers, 128 images of a step", "ms",
            _normalised(False)),
-    Kernel("normalise_plain", "the same, pixel by pixel, as on a GPU", "ms", _normalised(True)),
-    Kernel("relu_pool", "ReLU after max pooling, 128 x 16 maps of 32x32, forward and backward",
-           "ms", _pooled(False)),
-    Kernel("relu_pool_before", "the same, ReLU before the pooling", "ms", _pooled(True)),
-    Kernel("mixture_gauss", "Gaussian mixture on 50,000 losses", "ms", _gaussians, ("<=", 10)),
+    Kernel("normalise_plain", "the same, pixel by pixel, as on a GPU", "ms",
+           _normalised(True)),
+    Kernel("relu_pool",
+           "ReLU after max pooling, 128 x 16 maps of 32x32, forward and backward", "ms",
+           _pooled(False)),
+    Kernel("relu_pool_before", "the same, ReLU before the pooling", "ms",
+           _pooled(True)),
+    Kernel("mixture_gauss", "Gaussian mixture on 50,000 losses", "ms", _gaussians,
+           ("<=", 10)),
     Kernel("mixture_beta", "beta mixture on 50,000 losses", "ms", _betas, ("<=", 10)),
-    Kernel("mixture_sklearn", "Gaussian mixture by scikit-learn, on the CPU", "ms", _sklearn),
+    Kernel("mixture_sklearn", "Gaussian mixture by scikit-learn, on the CPU", "ms",
+           _sklearn),
     Kernel("masks", "SANM's masks and labels of 128 samples", "ms", _masks(False)),
     Kernel("masks_by_sample", "the same, one sample after another", "ms", _masks(True)),
 ]

@@ -1,7 +1,8 @@
-"""The training loops that are compared: the floor, and ours in each way of executing it.
+"""The training loops that are compared: the floor, and ours in each way of executing
+it.
 
-All train the same network by cross entropy with the same SGD at the same batch size, channels
-last, in bfloat16 (float32 on a CPU that has none).
+All train the same network by cross entropy with the same SGD at the same batch size,
+channels last, in bfloat16 (float32 on a CPU that has none).
 
     floor    forward, backward, SGD on ready batches and nothing else; on a GPU one captured graph.
              It is what the network itself costs.
@@ -37,8 +38,9 @@ STRONG = views.Chain((views.Weak(), views.RandAugment.fixmatch()))
 def operations(network: str, channels: int = 3, side: int = 32) -> tuple[int, int]:
     """Floating-point operations an image: (forward, forward and backward), counted.
 
-    A multiplication with its addition counts as two. Convolutions and matrix products only; all
-    else moves bytes. Nothing is computed: the tensors are on the device "meta".
+    A multiplication with its addition counts as two. Convolutions and matrix products
+    only; all else moves bytes. Nothing is computed: the tensors are on the device
+    "meta".
     """
     net = networks.build(network, CLASSES, channels).to("meta")
     x = torch.empty(2, channels, side, side, device="meta")
@@ -50,12 +52,13 @@ def operations(network: str, channels: int = 3, side: int = 32) -> tuple[int, in
     return forward // len(x), both // len(x)
 
 
-# ---------------------------------------------------------------------------------------- images
+# ------------------------------------------------------------------------------- images
 
 
 @dataclass(frozen=True)
 class Images:
-    """Training and test images, uint8 (N, 3, 32, 32), and labels; where they are from."""
+    """Training and test images, uint8 (N, 3, 32, 32), and labels; where they are
+    from."""
 
     x: Tensor
     y: Tensor
@@ -67,7 +70,8 @@ class Images:
 
 
 def made_up(n: int, n_test: int = 1000, seed: int = 0) -> Images:
-    """Images of ten made-up classes: a coarse pattern a class, shifted, under strong noise."""
+    """Images of ten made-up classes: a coarse pattern a class, shifted, under strong
+    noise."""
     draws = torch.Generator().manual_seed(seed)
     coarse = torch.randn(CLASSES, 3, 8, 8, generator=draws)
     pattern = F.interpolate(coarse, size=(32, 32), mode="bilinear")
@@ -102,26 +106,29 @@ def images_of_a_round(bench: Bench) -> Images:
     return bench.shared["round"]
 
 
-def task(data: Images, execution: engine.Execution, precision: str, seed: int = 0) -> engine.Task:
+def task(data: Images, execution: engine.Execution, precision: str,
+         seed: int = 0) -> engine.Task:
     """The images as a method would see them, on the execution's device."""
-    return engine.Task(
-        images=data.x.to(execution.device), y_given=data.y.to(execution.device),
-        num_classes=CLASSES, mean=data.mean, std=data.std, weak=views.Weak(), strong=STRONG,
-        seed=seed, execution=execution, precision=precision)
+    return engine.Task(images=data.x.to(execution.device),
+                       y_given=data.y.to(execution.device), num_classes=CLASSES,
+                       mean=data.mean, std=data.std, weak=views.Weak(), strong=STRONG,
+                       seed=seed, execution=execution, precision=precision)
 
 
 def recipe(bench: Bench, **changes: Any) -> engine.Recipe:
-    """The recipe of all loops; a small constant rate keeps any network from diverging."""
+    """The recipe of all loops; a small constant rate keeps any network from
+    diverging."""
     return engine.Recipe(**{**dict(
         network=bench.network, batch_size=bench.batch_size, lr=0.01, weight_decay=5e-4,
         schedule="constant", precision=bench.precision), **changes})
 
 
-# ----------------------------------------------------------------------------------------- loops
+# -------------------------------------------------------------------------------- loops
 
 
 def captured(step: Callable[[], Any], warm_up: int = 3) -> Callable[[], None]:
-    """`step` as one CUDA graph. It is run `warm_up` times first, on a stream of its own."""
+    """`step` as one CUDA graph. It is run `warm_up` times first, on a stream of its
+    own."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -182,9 +189,11 @@ def floor(bench: Bench, compiled: bool = False) -> Callable[[], float]:
     return lambda: 1e3 * bench.seconds(lambda: steps(bench.steps)) / bench.steps
 
 
-def small_loss_step(where: engine.Task, s: engine.Recipe
-                    ) -> tuple[networks.Network, torch.optim.SGD, Callable[..., Tensor], Tensor]:
-    """Network, optimiser, the step as a method would write it, and the losses it keeps (N,)."""
+def small_loss_step(
+    where: engine.Task, s: engine.Recipe
+) -> tuple[networks.Network, torch.optim.SGD, Callable[..., Tensor], Tensor]:
+    """Network, optimiser, the step as a method would write it, and the losses it keeps
+    (N,)."""
     net, opt = engine.start(s, where)
     losses = torch.zeros(len(where), device=where.device)
 
@@ -198,10 +207,11 @@ def small_loss_step(where: engine.Task, s: engine.Recipe
 
 
 class Ours:
-    """Our loop. `steps(n)` trains n steps and never waits; `ready=True` leaves the views out.
+    """Our loop. `steps(n)` trains n steps and never waits; `ready=True` leaves the
+    views out.
 
-    An epoch of `data` is as long as a round, so that the views of all its images, and of no
-    others, are made within the time measured.
+    An epoch of `data` is as long as a round, so that the views of all its images, and
+    of no others, are made within the time measured.
     """
 
     def __init__(self, data: Images, s: engine.Recipe, execution: engine.Execution,
@@ -221,27 +231,30 @@ class Ours:
                 count -= 1
 
 
-def ours(bench: Bench, *, compile: bool = False, graph: bool = False, ready: bool = False
-         ) -> Callable[[], float]:
+def ours(bench: Bench, *, compile: bool = False, graph: bool = False,
+         ready: bool = False) -> Callable[[], float]:
     """Milliseconds a step of our loop."""
     execution = engine.Execution(str(bench.device), compile=compile, graph=graph)
     loop = Ours(images_of_a_round(bench), recipe(bench), execution, ready)
-    loop.steps(max(bench.warm_up, 5 if graph else 1))  # a graph is captured in the fourth step
+    # a graph is captured in the fourth step
+    loop.steps(max(bench.warm_up, 5 if graph else 1))
     return lambda: 1e3 * bench.seconds(lambda: loop.steps(bench.steps)) / bench.steps
 
 
-ENTRIES = (
-    Entry("floor", "bare loop: ready batches, forward, backward, SGD (on a GPU one CUDA graph)",
-          "ms/step", floor),
-    Entry("floor_compiled", "bare loop, compiled, in one CUDA graph", "ms/step",
-          partial(floor, compiled=True), gpu=True),
-    Entry("ours_step", "our step alone, on ready batches", "ms/step",
-          partial(ours, ready=True)),
-    Entry("ours", "our loop: views, normalisation, step, loss table", "ms/step", ours),
-    Entry("ours_compiled", "our loop, compiled", "ms/step",
-          partial(ours, compile=True), gpu=True),
-    Entry("ours_graph", "our loop, step in one CUDA graph", "ms/step",
-          partial(ours, graph=True), gpu=True),
-    Entry("ours_compiled_graph", "our loop, compiled, step in one CUDA graph", "ms/step",
-          partial(ours, compile=True, graph=True), gpu=True),
-)
+ENTRIES = (Entry(
+    "floor",
+    "bare loop: ready batches, forward, backward, SGD (on a GPU one CUDA graph)",
+    "ms/step", floor),
+           Entry("floor_compiled", "bare loop, compiled, in one CUDA graph", "ms/step",
+                 partial(floor, compiled=True), gpu=True),
+           Entry("ours_step", "our step alone, on ready batches", "ms/step",
+                 partial(ours, ready=True)),
+           Entry("ours", "our loop: views, normalisation, step, loss table", "ms/step",
+                 ours),
+           Entry("ours_compiled", "our loop, compiled", "ms/step",
+                 partial(ours, compile=True), gpu=True),
+           Entry("ours_graph", "our loop, step in one CUDA graph", "ms/step",
+                 partial(ours, graph=True), gpu=True),
+           Entry("ours_compiled_graph", "our loop, compiled, step in one CUDA graph",
+                 "ms/step", partial(ours, compile=True, graph=True), gpu=True),
+           )

@@ -1,9 +1,11 @@
-"""IEG's meta step: one forward-mode pass against double backward, in time and in peak memory.
+"""IEG's meta step: one forward-mode pass against double backward, in time and in peak
+memory.
 
-Both routes need the gradient of the trial step, the guess's passes, and the gradient of the
-trusted loss: `meta_shared`. What is left of each after taking that off is its meta-gradient. Its
-memory is the most that was allocated at once, less `meta_kept_memory`: the graph of the noisy
-batch's logits, which the training step keeps for the main loss whatever the route.
+Both routes need the gradient of the trial step, the guess's passes, and the gradient of
+the trusted loss: `meta_shared`. What is left of each after taking that off is its
+meta-gradient. Its memory is the most that was allocated at once, less
+`meta_kept_memory`: the graph of the noisy batch's logits, which the training step keeps
+for the main loss whatever the route.
 """
 
 from __future__ import annotations
@@ -25,18 +27,21 @@ MEGABYTE = 1e6
 
 
 class Problem:
-    """A network and made-up batches: weak and strong view, labels; trusted images and labels.
+    """A network and made-up batches: weak and strong view, labels; trusted images and
+    labels.
 
-    WRN-28-2 and 100 images of 32 x 32 on a GPU, WRN-16-2 and 32 images on a CPU; float32.
+    WRN-28-2 and 100 images of 32 x 32 on a GPU, WRN-16-2 and 32 images on a CPU;
+    float32.
     """
 
     def __init__(self, bench: Bench) -> None:
-        name, n = ("wrn28-2", 100) if bench.cuda else ("wrn16-2", bench.scaled(32, least=2))
+        name, n = ("wrn28-2", 100) if bench.cuda else ("wrn16-2",
+                                                       bench.scaled(32, least=2))
         draws = torch.Generator().manual_seed(0)
         x, x_s, x_t = (torch.randn(n, 3, 32, 32, generator=draws).to(bench.device)
                        for _ in range(3))
-        y, y_t = (objectives.one_hot(torch.randint(10, (n,), generator=draws), 10).float()
-                  .to(bench.device) for _ in range(2))
+        y, y_t = (objectives.one_hot(torch.randint(10, (n,), generator=draws),
+                                     10).float().to(bench.device) for _ in range(2))
         self.x, self.x_s, self.x_t, self.y, self.y_t = x, x_s, x_t, y, y_t
         self.s = ieg.Settings()
         self.quiet = ieg.Quiet(networks.build(name, 10).to(bench.device))
@@ -66,7 +71,8 @@ def kept(p: Problem) -> Tensor:
 def forward_mode(p: Problem) -> tuple[Tensor, Tensor]:
     """d omega, d lambda (B,) as IEG trains with them."""
     z, g = p.guess()
-    return ieg.meta_gradients(p.quiet, p.momentum, z, p.x, p.x_s, p.y, g, p.x_t, p.y_t, p.s)
+    return ieg.meta_gradients(p.quiet, p.momentum, z, p.x, p.x_s, p.y, g, p.x_t, p.y_t,
+                              p.s)
 
 
 def double_backward(p: Problem) -> tuple[Tensor, ...]:
@@ -74,10 +80,12 @@ def double_backward(p: Problem) -> tuple[Tensor, ...]:
     z, g = p.guess()
     s, n = p.s, len(z)
     omega = torch.full((n,), 1 / n, device=z.device, dtype=z.dtype, requires_grad=True)
-    share = torch.full((n,), s.lambda_0, device=z.device, dtype=z.dtype, requires_grad=True)
+    share = torch.full((n,), s.lambda_0, device=z.device, dtype=z.dtype,
+                       requires_grad=True)
     mixed = share[:, None] * p.y + (1 - share[:, None]) * g
     inner = (omega * objectives.soft_cross_entropy(z, mixed, "none")).sum()
-    grads = torch.autograd.grad(inner, list(p.quiet.weights.values()), create_graph=True)
+    grads = torch.autograd.grad(inner, list(p.quiet.weights.values()),
+                                create_graph=True)
     ahead = {k: w - s.look * (d + s.weight_decay * w + s.look_momentum * p.momentum[k])
              for (k, w), d in zip(p.quiet.weights.items(), grads, strict=True)}
     outer = objectives.soft_cross_entropy(p.quiet(p.x_t, ahead), p.y_t)
@@ -85,7 +93,7 @@ def double_backward(p: Problem) -> tuple[Tensor, ...]:
     return torch.autograd.grad(outer + s.weight_decay / 2 * decay, (omega, share))
 
 
-# ------------------------------------------------------------------------------------ the entries
+# -------------------------------------------------------------------------- the entries
 
 
 def milliseconds(bench: Bench, route: Route) -> Callable[[], float]:
@@ -124,17 +132,17 @@ def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
     return most
 
 
-ENTRIES = (
-    Entry("meta_shared", "IEG's meta step: what both routes below do", "ms",
-          partial(milliseconds, route=shared)),
-    Entry("meta_forward", "the whole meta step by one forward-mode pass (ours)", "ms",
-          partial(milliseconds, route=forward_mode)),
-    Entry("meta_double", "the whole meta step by double backward", "ms",
-          partial(milliseconds, route=double_backward)),
-    Entry("meta_kept_memory", "memory of the graph that the main loss keeps anyway", "MB",
-          partial(megabytes, route=kept)),
-    Entry("meta_forward_memory", "peak memory by one forward-mode pass (ours)", "MB",
-          partial(megabytes, route=forward_mode)),
-    Entry("meta_double_memory", "peak memory by double backward", "MB",
-          partial(megabytes, route=double_backward)),
-)
+ENTRIES = (Entry("meta_shared", "IEG's meta step: what both routes below do", "ms",
+                 partial(milliseconds, route=shared)),
+           Entry("meta_forward", "the whole meta step by one forward-mode pass (ours)",
+                 "ms", partial(milliseconds, route=forward_mode)),
+           Entry("meta_double", "the whole meta step by double backward", "ms",
+                 partial(milliseconds, route=double_backward)),
+           Entry("meta_kept_memory",
+                 "memory of the graph that the main loss keeps anyway", "MB",
+                 partial(megabytes, route=kept)),
+           Entry("meta_forward_memory", "peak memory by one forward-mode pass (ours)",
+                 "MB", partial(megabytes, route=forward_mode)),
+           Entry("meta_double_memory", "peak memory by double backward", "MB",
+                 partial(megabytes, route=double_backward)),
+           )

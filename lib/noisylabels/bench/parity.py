@@ -1,7 +1,9 @@
-"""Speed must not come from doing less: our loop and the common style learn equally well.
+"""Speed must not come from doing less: our loop and the common style learn equally
+well.
 
-Both train the same network from the same starts, with the same recipe, for a few epochs; their
-test accuracies may differ by no more than chance. `teaching` is a whole training, as an example.
+Both train the same network from the same starts, with the same recipe, for a few
+epochs; their test accuracies may differ by no more than chance. `teaching` is a whole
+training, as an example.
 """
 
 from __future__ import annotations
@@ -22,11 +24,14 @@ EPOCHS = {True: 5, False: 2}  # on a GPU, on a CPU
 SEEDS = {True: 3, False: 2}  # one seed and one epoch when quick
 
 
-def verdict(ours: Sequence[float], theirs: Sequence[float], tested: int) -> tuple[float, float]:
-    """(difference of the means, ours less theirs; largest difference that chance explains).
+def verdict(ours: Sequence[float], theirs: Sequence[float],
+            tested: int) -> tuple[float, float]:
+    """(difference of the means, ours less theirs; largest difference that chance
+    explains).
 
-    Allowed is the larger of two standard errors of the difference: over the seeds, and of shares
-    counted on `tested` images; 0.01 at least. Raises ValueError without numbers.
+    Allowed is the larger of two standard errors of the difference: over the seeds, and
+    of shares counted on `tested` images; 0.01 at least. Raises ValueError without
+    numbers.
     """
     if not ours or not theirs:
         raise ValueError("parity needs at least one accuracy of each loop.")
@@ -37,7 +42,8 @@ def verdict(ours: Sequence[float], theirs: Sequence[float], tested: int) -> tupl
 
     middle = (a + b) / 2
     chance = middle * (1 - middle) / tested * (1 / len(ours) + 1 / len(theirs))
-    return a - b, max(2 * math.sqrt(error(ours) + error(theirs)), 2 * math.sqrt(chance), 0.01)
+    return a - b, max(2 * math.sqrt(error(ours) + error(theirs)), 2 * math.sqrt(chance),
+                      0.01)
 
 
 def accuracy(net: Network, where: engine.Task, data: loops.Images) -> float:
@@ -45,7 +51,8 @@ def accuracy(net: Network, where: engine.Task, data: loops.Images) -> float:
     return (engine.outputs(net, where, x)[0].argmax(1) == y).float().mean().item()
 
 
-def ours(data: loops.Images, s: engine.Recipe, device: torch.device, seed: int) -> float:
+def ours(data: loops.Images, s: engine.Recipe, device: torch.device,
+         seed: int) -> float:
     """Test accuracy after the recipe's epochs by our loop."""
     loop = loops.Ours(data, s, engine.Execution(str(device)), seed=seed)
     for epoch in range(1, s.epochs + 1):
@@ -65,15 +72,16 @@ def theirs(data: loops.Images, s: engine.Recipe, device: torch.device, seed: int
 
 
 def measure(bench: Bench) -> None:
-    """Rows `parity_ours` and `parity_reference` with an accuracy a seed, and `parity`."""
+    """Rows `parity_ours` and `parity_reference` with an accuracy a seed, and
+    `parity`."""
     if not bench.wants("parity", "parity"):
         return
     epochs, seeds = EPOCHS[bench.cuda], SEEDS[bench.cuda]
     if bench.cuda and bench.size < 1:
         epochs = seeds = 1
     n = bench.scaled(loops.EPOCH if bench.cuda else 5_000, least=4 * bench.batch_size)
-    mine = Row("parity_ours", "parity", f"our loop, {epochs} epochs: test accuracy a seed",
-               "share")
+    mine = Row("parity_ours", "parity",
+               f"our loop, {epochs} epochs: test accuracy a seed", "share")
     other = Row("parity_reference", "parity", "common style, likewise", "share")
     both = Row("parity", "parity", "ours less the common style", "share")
     bench.rows += [mine, other, both]
@@ -81,15 +89,17 @@ def measure(bench: Bench) -> None:
         mine.note = other.note = both.note = NOT_RUN
         return
     with noted(both):
-        data = loops.images(bench, n, bench.scaled(10_000 if bench.cuda else 2_000, least=100))
-        s = loops.recipe(bench, epochs=epochs, schedule="onecycle", lr=0.1, lr_floor=0.0,
-                         precision="float32")
+        data = loops.images(bench, n,
+                            bench.scaled(10_000 if bench.cuda else 2_000, least=100))
+        s = loops.recipe(bench, epochs=epochs, schedule="onecycle", lr=0.1,
+                         lr_floor=0.0, precision="float32")
         for seed in range(seeds):
             if seed and bench.late:
                 break
             bench.say(f"parity: seed {seed + 1} of {seeds}")
             mine.values.append(ours(data, s, bench.device, seed))
-            other.values.append(theirs(data, s, bench.device, seed, reference.workers(bench)))
+            other.values.append(
+                theirs(data, s, bench.device, seed, reference.workers(bench)))
         difference, allowed = verdict(mine.values, other.values, len(data.y_test))
         both.values.append(difference)
         both.note = (f"{'within' if abs(difference) <= allowed else 'beyond'} the "
@@ -98,9 +108,10 @@ def measure(bench: Bench) -> None:
 
 
 def teaching(bench: Bench) -> None:
-    """Rows `teaching` and `teaching_seconds`: ResNet-9 on clean CIFAR-10, the `fast` budget."""
-    hit = Row("teaching", "teaching", "ResNet-9 on clean CIFAR-10, fast budget: test accuracy",
-              "share")
+    """Rows `teaching` and `teaching_seconds`: ResNet-9 on clean CIFAR-10, the `fast`
+    budget."""
+    hit = Row("teaching", "teaching",
+              "ResNet-9 on clean CIFAR-10, fast budget: test accuracy", "share")
     took = Row("teaching_seconds", "teaching", "the same, training and evaluation", "s")
     bench.rows += [hit, took]
     if not bench.cuda:
@@ -112,8 +123,10 @@ def teaching(bench: Bench) -> None:
             bench.say(f"teaching: epoch {epoch}")
 
     with noted(hit):
-        s = lab.setting("cross_entropy", "cifar10", "none", 0.0, "fast", val_fraction=0.0)
-        run, _ = lab.watch(s, each, execution=engine.Execution(str(bench.device), graph=True))
+        s = lab.setting("cross_entropy", "cifar10", "none", 0.0, "fast",
+                        val_fraction=0.0)
+        run, _ = lab.watch(s, each,
+                           execution=engine.Execution(str(bench.device), graph=True))
         hit.values.append(run.last())
         took.values.append(run.info["seconds"])
         hit.note = f"{run.info['epochs']} epochs, {run.info['seconds_per_epoch']:.2f} s each"

@@ -1,11 +1,13 @@
-"""The loop that public code for noisy labels usually has, written anew to be compared with ours.
+"""The loop that public code for noisy labels usually has, written anew to be compared
+with ours.
 
-It is our own re-implementation of a common style, not anybody's code: PIL transforms, one image
-after another, in the workers of a DataLoader; float32 in PyTorch's default memory format, eager;
-the loss read with `.item()` at every step; every sample's loss stored by a Python loop; at the
-end of an epoch scikit-learn's Gaussian mixture on these losses. A second version of the same loop
-computes in bfloat16, channels last, so that what precision gains and what structure gains can be
-told apart. It lives here to be measured; nothing of the project trains with it.
+It is our own re-implementation of a common style, not anybody's code: PIL transforms,
+one image after another, in the workers of a DataLoader; float32 in PyTorch's default
+memory format, eager; the loss read with `.item()` at every step; every sample's loss
+stored by a Python loop; at the end of an epoch scikit-learn's Gaussian mixture on these
+losses. A second version of the same loop computes in bfloat16, channels last, so that
+what precision gains and what structure gains can be told apart. It lives here to be
+measured; nothing of the project trains with it.
 """
 
 from __future__ import annotations
@@ -41,21 +43,27 @@ class PilImages(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
         from PIL import Image
 
-        return self.transform(Image.fromarray(self.pixels[index])), self.labels[index], index
+        return self.transform(Image.fromarray(
+            self.pixels[index])), self.labels[index], index
 
 
 def transforms(data: loops.Images, strong: bool = False) -> Callable[[Any], Tensor]:
-    """Crop, flip (and RandAugment), to a tensor, normalised: torchvision's on PIL images."""
+    """Crop, flip (and RandAugment), to a tensor, normalised: torchvision's on PIL
+    images."""
     try:
         import PIL  # noqa: F401
 
         torchvision_guard.import_torchvision()
         from torchvision import transforms as t
     except ImportError as error:
-        raise Unavailable(f"needs torchvision and Pillow ({error.name} is not here)") from error
+        raise Unavailable(
+            f"needs torchvision and Pillow ({error.name} is not here)") from error
     return t.Compose([
-        t.RandomCrop(32, padding=4), t.RandomHorizontalFlip(), *([t.RandAugment()] * strong),
-        t.ToTensor(), t.Normalize(data.mean, data.std)])
+        t.RandomCrop(32, padding=4),
+        t.RandomHorizontalFlip(), *([t.RandAugment()] * strong),
+        t.ToTensor(),
+        t.Normalize(data.mean, data.std)
+    ])
 
 
 def workers(bench: Bench, most: int = 8) -> int:
@@ -65,8 +73,8 @@ def workers(bench: Bench, most: int = 8) -> int:
 
 def loader(data: loops.Images, batch_size: int, count: int, pin: bool, seed: int = 0,
            strong: bool = False) -> DataLoader:
-    return DataLoader(PilImages(data, transforms(data, strong)), batch_size, shuffle=True,
-                      drop_last=True, num_workers=count, pin_memory=pin,
+    return DataLoader(PilImages(data, transforms(data, strong)), batch_size,
+                      shuffle=True, drop_last=True, num_workers=count, pin_memory=pin,
                       persistent_workers=count > 0,
                       generator=torch.Generator().manual_seed(seed))
 
@@ -77,22 +85,26 @@ def endless(made: DataLoader) -> Iterator[Any]:
 
 
 class Loop:
-    """The loop in the common style. `steps(n)` trains n steps, `epoch()` one pass over the data.
+    """The loop in the common style. `steps(n)` trains n steps, `epoch()` one pass over
+    the data.
 
-    Its views come from torch's global generator, as in that style; `steps` and `epoch` put its
-    state back when they are done.
+    Its views come from torch's global generator, as in that style; `steps` and `epoch`
+    put its state back when they are done.
     """
 
     def __init__(self, data: loops.Images, s: engine.Recipe, device: torch.device,
                  num_workers: int, fast: bool = False, seed: int = 0) -> None:
         self.device, self.fast = device, fast
-        self.loader = loader(data, s.batch_size, num_workers, device.type == "cuda", seed)
-        self.prefetched = num_workers * 2  # batches the workers hold ready while others are timed
+        self.loader = loader(data, s.batch_size, num_workers, device.type == "cuda",
+                             seed)
+        # batches the workers hold ready while others are timed
+        self.prefetched = num_workers * 2
         self.net = networks.build(s.network, loops.CLASSES, seed=seed).to(device)
         if fast:
-            self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.opt = torch.optim.SGD(self.net.parameters(), s.lr, s.momentum, nesterov=s.nesterov,
-                                   weight_decay=s.weight_decay)
+            # type: ignore[call-overload]
+            self.net.to(memory_format=torch.channels_last)
+        self.opt = torch.optim.SGD(self.net.parameters(), s.lr, s.momentum,
+                                   nesterov=s.nesterov, weight_decay=s.weight_decay)
         self.losses = torch.zeros(len(data.y))
         self.seen = self.right = 0
         self.running = 0.0
@@ -129,40 +141,43 @@ class Loop:
 
 def reference(bench: Bench, fast: bool = False) -> Callable[[], float]:
     """Milliseconds a step of the common style, its loader running."""
-    loop = Loop(loops.images_of_a_round(bench), loops.recipe(bench), bench.device, workers(bench),
-                fast)
+    loop = Loop(loops.images_of_a_round(bench), loops.recipe(bench), bench.device,
+                workers(bench), fast)
     loop.steps(bench.warm_up)
 
     def run() -> float:
-        loop.steps(loop.prefetched)  # what was made ready in other rows' time is no part of ours
+        # what was made ready in other rows' time is no part of ours
+        loop.steps(loop.prefetched)
         return 1e3 * bench.seconds(lambda: loop.steps(bench.steps)) / bench.steps
 
     return run
 
 
 def fit_mixture(losses: Any) -> Any:
-    """p(clean) as the common style gets it: scikit-learn, 10 iterations, tolerance 1e-2."""
+    """p(clean) as the common style gets it: scikit-learn, 10 iterations, tolerance
+    1e-2."""
     try:
         from sklearn.mixture import GaussianMixture
     except ImportError as error:
         raise Unavailable("needs scikit-learn") from error
     low, high = losses.min(), losses.max()
     x = ((losses - low) / (high - low)).reshape(-1, 1)
-    fit = GaussianMixture(2, max_iter=10, tol=1e-2, reg_covar=5e-4, random_state=0).fit(x)
+    fit = GaussianMixture(2, max_iter=10, tol=1e-2, reg_covar=5e-4,
+                          random_state=0).fit(x)
     return fit.predict_proba(x)[:, fit.means_.argmin()]
 
 
 def masks(x: Tensor, f: Tensor, w: Tensor, targets: Tensor, u: Tensor, s: Any
           ) -> tuple[Tensor, Tensor, Tensor]:
-    """What `methods.sanm.mask` makes by its defaults, in the common style: a loop over the samples
-    in which sizes are tensors, positions are read, channels are filled one by one and the label
-    is changed through a boolean index."""
+    """What `methods.sanm.mask` makes by its defaults, in the common style: a loop over
+    the samples in which sizes are tensors, positions are read, channels are filled one
+    by one and the label is changed through a boolean index."""
     c, (height, width) = x.shape[1], x.shape[2:]
     plus, minus, changed = x.clone(), x.clone(), targets.clone()
     for i in range(len(x)):
         energy = f[i].square().sum(0)
-        a = F.interpolate((energy / energy.norm())[None, None], (height, width), mode="bilinear",
-                          align_corners=False).flatten()
+        a = F.interpolate((energy / energy.norm())[None, None], (height, width),
+                          mode="bilinear", align_corners=False).flatten()
         a = (a - a.min()) / (a.max() - a.min() + 1e-12)
         hot = int((a >= 1 - 1e-6).nonzero()[0])
         cold = int((255 * a).floor().argmin())
@@ -173,7 +188,8 @@ def masks(x: Tensor, f: Tensor, w: Tensor, targets: Tensor, u: Tensor, s: Any
         for copy, at, first in ((plus, hot, 2), (minus, cold, 2 + c)):
             row, column = min(at // width, height - tall), min(at % width, width - wide)
             for k in range(c):
-                copy[i, k, row:row + tall, column:column + wide] = u[i, first + k].item()
+                copy[i, k, row:row + tall, column:column + wide] = u[i,
+                                                                     first + k].item()
         top = torch.zeros(targets.shape[1], dtype=torch.bool, device=x.device)
         top[int(targets[i].argmax())] = True
         changed[i][top] -= m
@@ -181,9 +197,8 @@ def masks(x: Tensor, f: Tensor, w: Tensor, targets: Tensor, u: Tensor, s: Any
     return plus, minus, changed
 
 
-ENTRIES = (
-    Entry("reference", "common style: PIL image by image, float32, Python loops", "ms/step",
-          reference),
-    Entry("reference_fast", "the same loop in bfloat16, channels last", "ms/step",
-          partial(reference, fast=True)),
-)
+ENTRIES = (Entry("reference", "common style: PIL image by image, float32, Python loops",
+                 "ms/step", reference),
+           Entry("reference_fast", "the same loop in bfloat16, channels last",
+                 "ms/step", partial(reference, fast=True)),
+           )

@@ -1,7 +1,8 @@
 """Several seeds at once on one GPU: a small network leaves most of it idle.
 
-Two ways are measured: several networks on streams of their own within one captured graph, and
-several processes side by side. A number is milliseconds until *every* seed has made one step.
+Two ways are measured: several networks on streams of their own within one captured
+graph, and several processes side by side. A number is milliseconds until *every* seed
+has made one step.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ PATIENCE = 90  # seconds within which a process must answer
 
 
 class Streams:
-    """Several networks, each with its own seed, batches and stream, in one captured graph."""
+    """Several networks, each with its own seed, batches and stream, in one captured
+    graph."""
 
-    def __init__(self, data: loops.Images, s: engine.Recipe, device: str, count: int) -> None:
+    def __init__(self, data: loops.Images, s: engine.Recipe, device: str,
+                 count: int) -> None:
         self.s = s
         self.tasks = [loops.task(data, engine.Execution(device), s.precision, seed=k)
                       for k in range(count)]
@@ -36,9 +39,11 @@ class Streams:
         self.replay = loops.captured(self._all)
 
     def _all(self) -> None:
-        """One step of every network; the streams leave the current one and come back to it."""
+        """One step of every network; the streams leave the current one and come back to
+        it."""
         main = torch.cuda.current_stream()
-        for stream, part, inputs in zip(self.streams, self.parts, self.inputs, strict=True):
+        for stream, part, inputs in zip(self.streams, self.parts, self.inputs,
+                                        strict=True):
             stream.wait_stream(main)
             with torch.cuda.stream(stream):
                 part[2](*inputs)
@@ -59,17 +64,19 @@ class Streams:
 
 
 def streams(bench: Bench, count: int) -> Callable[[], float]:
-    loop = Streams(loops.images_of_a_round(bench), loops.recipe(bench), str(bench.device), count)
+    loop = Streams(loops.images_of_a_round(bench), loops.recipe(bench),
+                   str(bench.device), count)
     loop.steps(bench.warm_up)
     return lambda: 1e3 * bench.seconds(lambda: loop.steps(bench.steps)) / bench.steps
 
 
-# ------------------------------------------------------------------------------------- processes
+# ---------------------------------------------------------------------------- processes
 
 
 def worker(pipe: Connection, s: engine.Recipe, execution: engine.Execution, steps: int,
            warm_up: int, seed: int) -> None:
-    """One process: builds its loop, then answers each number of steps with (begun, ended)."""
+    """One process: builds its loop, then answers each number of steps with (begun,
+    ended)."""
     try:
         torch.set_num_threads(1)
         data = loops.made_up(steps * s.batch_size, 100, seed)
@@ -83,7 +90,9 @@ def worker(pipe: Connection, s: engine.Recipe, execution: engine.Execution, step
             _wait(execution)
             pipe.send((begun, time.perf_counter()))
     except Exception as error:
-        pipe.send(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+        pipe.send(
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        )
 
 
 def _wait(execution: engine.Execution) -> None:
@@ -92,10 +101,11 @@ def _wait(execution: engine.Execution) -> None:
 
 
 class Processes:
-    """A few processes that train side by side, started once; `round(k)` lets the first k go."""
+    """A few processes that train side by side, started once; `round(k)` lets the first
+    k go."""
 
-    def __init__(self, s: engine.Recipe, execution: engine.Execution, steps: int, warm_up: int,
-                 count: int) -> None:
+    def __init__(self, s: engine.Recipe, execution: engine.Execution, steps: int,
+                 warm_up: int, count: int) -> None:
         self.steps = steps
         context = multiprocessing.get_context("spawn")
         self.pipes: list[Connection] = []
@@ -117,7 +127,8 @@ class Processes:
 
     def _answer(self, pipe: Connection) -> Any:
         try:
-            said = pipe.recv() if pipe.poll(PATIENCE) else f"no answer within {PATIENCE} s"
+            said = pipe.recv() if pipe.poll(
+                PATIENCE) else f"no answer within {PATIENCE} s"
         except EOFError:
             said = "a process ended early"
         if isinstance(said, str) and said != "ready":
@@ -153,7 +164,8 @@ class ProcessRound:
         if bench.shared.get("processes") is None:
             execution = engine.Execution(str(bench.device), graph=bench.cuda)
             try:
-                bench.shared["processes"] = Processes(loops.recipe(bench), execution, bench.steps,
+                bench.shared["processes"] = Processes(loops.recipe(bench),
+                                                      execution, bench.steps,
                                                       max(5, bench.warm_up), most)
             except RuntimeError as error:
                 bench.shared["no processes"] = str(error)
@@ -169,10 +181,12 @@ class ProcessRound:
             processes.close()
 
 
-ENTRIES = (
-    *(Entry(f"streams_{k}", f"{k} seed{'s' * (k > 1)} on streams within one CUDA graph",
-            "ms/step", partial(streams, count=k), gpu=True) for k in (1, 2, 4)),
-    *(Entry(f"processes_{k}", f"{k} seed{'s' * (k > 1)} in processes of their own, each with its "
-            "CUDA graph", "ms/step", partial(ProcessRound, count=k), gpu=True)
-      for k in (1, 2, 4)),
-)
+ENTRIES = (*(Entry(f"streams_{k}",
+                   f"{k} seed{'s' * (k > 1)} on streams within one CUDA graph",
+                   "ms/step", partial(streams, count=k), gpu=True)
+             for k in (1, 2, 4)), *(Entry(
+                 f"processes_{k}",
+                 f"{k} seed{'s' * (k > 1)} in processes of their own, each with its "
+                 "CUDA graph", "ms/step", partial(ProcessRound, count=k), gpu=True)
+                                    for k in (1, 2, 4)),
+           )

@@ -1,9 +1,10 @@
-"""How things are timed: alternating rounds, medians, and a clock that waits only at its two ends.
+"""How things are timed: alternating rounds, medians, and a clock that waits only at its
+two ends.
 
-The entries of a group take turns, A B C A B C ..., so that whatever drifts (clock rates, other
-programs) meets all of them alike, and a ratio is the median of the ratios within a round. On a
-GPU the clock is a pair of events; on one CPU thread it is the process's own CPU time, which other
-programs do not lengthen; else wall time.
+The entries of a group take turns, A B C A B C ..., so that whatever drifts (clock
+rates, other programs) meets all of them alike, and a ratio is the median of the ratios
+within a round. On a GPU the clock is a pair of events; on one CPU thread it is the
+process's own CPU time, which other programs do not lengthen; else wall time.
 """
 
 from __future__ import annotations
@@ -49,11 +50,14 @@ class Row:
 
     def record(self) -> dict[str, Any]:
         """The row as plain values; None stands where nothing was measured."""
-        least, most = (min(self.values), max(self.values)) if self.values else (None, None)
-        return {"row": self.name, "group": self.group, "what": self.what, "unit": self.unit,
-                "median": rounded(self.median), "min": rounded(least),
-                "max": rounded(most), "rounds": len(self.values),
-                "values": [rounded(v) for v in self.values], "note": self.note}
+        least, most = (min(self.values), max(self.values)) if self.values else (None,
+                                                                                None)
+        return {
+            "row": self.name, "group": self.group, "what": self.what, "unit": self.unit,
+            "median": rounded(self.median), "min": rounded(least), "max": rounded(most),
+            "rounds": len(self.values), "values": [rounded(v) for v in self.values],
+            "note": self.note
+        }
 
 
 def rounded(value: float | None) -> float | None:
@@ -65,10 +69,11 @@ def rounded(value: float | None) -> float | None:
 
 @dataclass(frozen=True)
 class Entry:
-    """What can be measured: `build(bench)` prepares and warms up, and returns one round.
+    """What can be measured: `build(bench)` prepares and warms up, and returns one
+    round.
 
-    A round is a function without arguments that returns one number in `unit`; if it has an
-    attribute `close`, that is called at the end. `gpu`: it cannot be done on a CPU.
+    A round is a function without arguments that returns one number in `unit`; if it has
+    an attribute `close`, that is called at the end. `gpu`: it cannot be done on a CPU.
     """
 
     name: str
@@ -121,14 +126,15 @@ class Bench:
         """`number`, made smaller by `size`."""
         return max(least, round(number * self.size))
 
-    # ------------------------------------------------------------------------------- the clock
+    # ------------------------------------------------------------------------ the clock
 
     @property
     def clock(self) -> str:
         """The clock in words."""
         if self.cuda:
             return "CUDA events"
-        return "CPU time of the process" if torch.get_num_threads() == 1 else "wall time"
+        return "CPU time of the process" if torch.get_num_threads(
+        ) == 1 else "wall time"
 
     def seconds(self, work: Callable[[], Any]) -> float:
         """How long `work()` takes; on a GPU until all it has launched is done."""
@@ -145,8 +151,10 @@ class Bench:
         work()
         return now() - started
 
-    def repeated(self, work: Callable[[], Any], least: float = 0.2) -> Callable[[], float]:
-        """A round of a short job: seconds a call, over so many calls that they take `least` s."""
+    def repeated(self, work: Callable[[], Any],
+                 least: float = 0.2) -> Callable[[], float]:
+        """A round of a short job: seconds a call, over so many calls that they take
+        `least` s."""
         work()
         once = max(1e-7, min(self.seconds(work) for _ in range(2)))
         count = max(1, min(1000, math.ceil(least * (self.size or 1.0) / once)))
@@ -162,10 +170,12 @@ def alternate(rounds: dict[str, Callable[[], float]], count: int,
               take: Callable[[str, float], Any],
               late: Callable[[], bool] = lambda: False,
               failed: Callable[[str, Exception], Any] | None = None) -> int:
-    """Call A B C A B C ... `count` times over; returns how many rounds were done in full.
+    """Call A B C A B C ... `count` times over; returns how many rounds were done in
+    full.
 
-    `take(name, value)` gets each number. A round is not begun when `late()`; an entry that raises
-    is reported to `failed` and left out from then on (without `failed` its error goes through).
+    `take(name, value)` gets each number. A round is not begun when `late()`; an entry
+    that raises is reported to `failed` and left out from then on (without `failed` its
+    error goes through).
     """
     alive = dict(rounds)
     for done in range(count):
@@ -185,7 +195,8 @@ def alternate(rounds: dict[str, Callable[[], float]], count: int,
 
 
 def measure(bench: Bench, group: str, entries: Sequence[Entry]) -> list[Row]:
-    """Measure the wanted entries of a group in turns; their rows are added to `bench.rows`.
+    """Measure the wanted entries of a group in turns; their rows are added to
+    `bench.rows`.
 
     What fails, or needs what is not here, keeps its row with a note; the others go on.
     """
@@ -209,12 +220,14 @@ def measure(bench: Bench, group: str, entries: Sequence[Entry]) -> list[Row]:
                 built[e.name] = e.build(bench)
         if built:
             bench.say(f"{group}: {bench.rounds} rounds of {', '.join(built)}")
-        done = alternate(built, bench.rounds, lambda name, v: rows[name].values.append(v),
-                         lambda: bench.late, lambda name, error: note(rows[name], error))
+        done = alternate(built, bench.rounds,
+                         lambda name, v: rows[name].values.append(v),
+                         lambda: bench.late,
+                         lambda name, error: note(rows[name], error))
         if done < bench.rounds:
             for name in built:
-                rows[name].note = (f"{done} of {bench.rounds} rounds: the time was up" if done
-                                   else NOT_RUN)
+                rows[name].note = (f"{done} of {bench.rounds} rounds: the time was up"
+                                   if done else NOT_RUN)
     finally:
         for run in built.values():
             getattr(run, "close", lambda: None)()
@@ -239,7 +252,9 @@ def note(row: Row, error: Exception) -> None:
         row.note = str(error)
         return
     text = (str(error).strip().splitlines() or [""])[0]
-    words = ["..." if w.startswith(("/", "'/", '"/', "(/")) else w for w in text.split()]
+    words = [
+        "..." if w.startswith(("/", "'/", '"/', "(/")) else w for w in text.split()
+    ]
     row.note = f"failed: {type(error).__name__}: {' '.join(words)}"[:200]
 
 

@@ -1,10 +1,10 @@
 """How often an epoch waits for the device, step by step, for every method.
 
 On a GPU PyTorch's own warning is counted (`torch.cuda.set_sync_debug_mode`), and every
-`torch.cuda.synchronize`. A CPU never waits, so there the operations are counted that would make
-a GPU wait: those that FakeTensorMode refuses because it would have to know a value
-(`.item()`, `nonzero`, indexing by a mask, ...), and `.cpu()`, `.numpy()`, `.tolist()`. What looks
-at indices on a CPU alone takes the way that it takes on a GPU.
+`torch.cuda.synchronize`. A CPU never waits, so there the operations are counted that
+would make a GPU wait: those that FakeTensorMode refuses because it would have to know a
+value (`.item()`, `nonzero`, indexing by a mask, ...), and `.cpu()`, `.numpy()`,
+`.tolist()`. What looks at indices on a CPU alone takes the way that it takes on a GPU.
 """
 
 from __future__ import annotations
@@ -33,15 +33,17 @@ from .timing import NOT_RUN, Bench, Row, noted
 COPIES = (Tensor.cpu, Tensor.numpy, Tensor.tolist)
 SYNC = "called a synchronizing CUDA operation"
 TAGS = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
-BY_MASK = ("index", "index_put", "index_put_", "_unsafe_index")  # wait only for a mask as index
+# wait only for a mask as index
+BY_MASK = ("index", "index_put", "index_put_", "_unsafe_index")
 
 
 @dataclass
 class Count:
-    """Waits seen so far: within the loop over an epoch's batches, and in the rest of the epoch.
+    """Waits seen so far: within the loop over an epoch's batches, and in the rest of
+    the epoch.
 
-    steps: batches handed out. depth, deaf: loops over batches that are open, and functions whose
-    reads do not count. where: "operation at file:line" -> how often.
+    steps: batches handed out. depth, deaf: loops over batches that are open, and
+    functions whose reads do not count. where: "operation at file:line" -> how often.
     """
 
     in_steps: int = 0
@@ -77,7 +79,8 @@ class _Operations(TorchDispatchMode):
         super().__init__()
         self.count = count
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (),
+                           kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
         if name in BY_MASK:
             reads = any(isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8)
@@ -92,14 +95,16 @@ class _Operations(TorchDispatchMode):
 class _Functions(TorchFunctionMode):
     """Counts the copies to the host, which dispatch does not see on a CPU.
 
-    And keeps out what is read on a CPU alone: `one_hot` checks its labels there, a GPU does not.
+    And keeps out what is read on a CPU alone: `one_hot` checks its labels there, a GPU
+    does not.
     """
 
     def __init__(self, count: Count) -> None:
         super().__init__()
         self.count = count
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (),
+                           kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in COPIES:
             self.count.add(func.__name__)
@@ -128,7 +133,8 @@ def counted(device: torch.device) -> Iterator[Count]:
     count = Count()
     batches = engine.Task.batches
 
-    def marked(self: engine.Task, *args: Any, **options: Any) -> Iterator[tuple[Tensor, ...]]:
+    def marked(self: engine.Task, *args: Any,
+               **options: Any) -> Iterator[tuple[Tensor, ...]]:
         count.depth += 1
         try:
             for batch in batches(self, *args, **options):
@@ -144,7 +150,8 @@ def counted(device: torch.device) -> Iterator[Count]:
 
 @contextmanager
 def _on_cpu(count: Count) -> Iterator[None]:
-    with _Functions(count), _Operations(count), replaced(pixels, "may_look", lambda x: False):
+    with _Functions(count), _Operations(count), replaced(pixels, "may_look",
+                                                         lambda x: False):
         yield
 
 
@@ -152,7 +159,8 @@ def _on_cpu(count: Count) -> Iterator[None]:
 def _on_gpu(count: Count) -> Iterator[None]:
     usual, synchronize = warnings.showwarning, torch.cuda.synchronize
 
-    def heard(message: Any, category: Any, filename: str, lineno: int, *rest: Any) -> None:
+    def heard(message: Any, category: Any, filename: str, lineno: int, *rest:
+              Any) -> None:
         if SYNC in str(message):
             count.add("wait")
         else:
@@ -179,7 +187,8 @@ class _Enough(Exception):
 
 @dataclass
 class Waits:
-    """The most waits of one step and of one epoch outside its steps; where they were."""
+    """The most waits of one step and of one epoch outside its steps; where they
+    were."""
 
     step: float
     epoch: float
@@ -187,11 +196,13 @@ class Waits:
     where: Counter[str]
 
 
-def of_method(method: str, device: torch.device, epochs: int = 8, **options: Any) -> Waits:
+def of_method(method: str, device: torch.device, epochs: int = 8,
+              **options: Any) -> Waits:
     """Train the method on the digits for that many epochs and count.
 
-    The numbers are the worst of the epochs from the second on (the first also sets things up; of
-    a single epoch it is itself). Evaluation and record keeping of each epoch are counted too.
+    The numbers are the worst of the epochs from the second on (the first also sets
+    things up; of a single epoch it is itself). Evaluation and record keeping of each
+    epoch are counted too.
     """
     module = methods.get(method)
     if hasattr(module, "trusted_per_class") or hasattr(module, "TRUSTED_PER_CLASS"):
@@ -213,8 +224,8 @@ def of_method(method: str, device: torch.device, epochs: int = 8, **options: Any
     parts = [[b - a for a, b in zip(one, two, strict=True)]
              for one, two in zip([(0, 0, 0), *marks], marks, strict=False)]
     parts = parts[1:] or parts
-    return Waits(max(p[0] / max(1, p[2]) for p in parts), max(p[1] for p in parts), len(marks),
-                 count.where)
+    return Waits(max(p[0] / max(1, p[2]) for p in parts), max(p[1] for p in parts),
+                 len(marks), count.where)
 
 
 def measure(bench: Bench) -> None:
@@ -225,7 +236,9 @@ def measure(bench: Bench) -> None:
             continue
         step, epoch = rows = [
             Row(names[0], "waits", f"{method}: waits for the device a step", "a step"),
-            Row(names[1], "waits", f"{method}: waits an epoch, outside its steps", "an epoch")]
+            Row(names[1], "waits", f"{method}: waits an epoch, outside its steps",
+                "an epoch")
+        ]
         bench.rows += rows
         if bench.late:
             step.note = epoch.note = NOT_RUN
@@ -236,6 +249,7 @@ def measure(bench: Bench) -> None:
             step.values.append(found.step)
             epoch.values.append(found.epoch)
             step.note = f"worst of {found.epochs} epochs on the digits"
-            epoch.note = ", ".join(f"{n} x {what}" for what, n in found.where.most_common(3))
+            epoch.note = ", ".join(f"{n} x {what}"
+                                   for what, n in found.where.most_common(3))
         if not step.values:
             epoch.note = step.note

@@ -1,1 +1,2 @@
-"""Subcommands of `noisylabels`: modules with `add_arguments(parser)` and `main(args) -> int`."""
+"""Subcommands of `noisylabels`: modules with `add_arguments(parser)` and `main(args) ->
+int`."""

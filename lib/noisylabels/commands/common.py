@@ -1,4 +1,5 @@
-"""What the commands share: names, numbers in words, aligned tables. Imports nothing heavy."""
+"""What the commands share: names, numbers in words, aligned tables. Imports nothing
+heavy."""
 
 from __future__ import annotations
 
@@ -20,12 +21,16 @@ BARS = "▁▂▃▄▅▆▇█"
 
 
 def sparkline(values: Iterable[float], width: int = 60) -> str:
-    """The course of `values` in at most `width` bars between their least and greatest."""
+    """The course of `values` in at most `width` bars between their least and
+    greatest."""
     seen = [v for v in values if not math.isnan(v)]
     if not seen:
         return ""
     step = max(1.0, len(seen) / width)
-    picked = [seen[min(len(seen) - 1, int(i * step))] for i in range(math.ceil(len(seen) / step))]
+    picked = [
+        seen[min(len(seen) - 1, int(i * step))]
+        for i in range(math.ceil(len(seen) / step))
+    ]
     picked[-1] = seen[-1]
     low, high = min(seen), max(seen)
     ramp = BARS if wording.can_show(BARS) else ".:-=+*%@"
@@ -66,7 +71,8 @@ def seed(text: str) -> int:
 
 
 def least(lowest: int, text: str, other: str = "") -> int:
-    """An argument that is a whole number from `lowest` on; `other` says what else it may be."""
+    """An argument that is a whole number from `lowest` on; `other` says what else it
+    may be."""
     with suppress(ValueError):
         if (value := int(text)) >= lowest:
             return value
@@ -116,11 +122,7 @@ def live(stream: TextIO) -> bool:
 def add_threads(p: argparse._ActionsContainer) -> None:
     """The option --threads, for `set_threads`."""
     p.add_argument(
-        "--threads",
-        type=threads,
-        metavar="N",
-        help="CPU threads (default: $OMP_NUM_THREADS, else 1: another number rounds differently, "
+        "--threads", type=threads, metavar="N", help=
+        "CPU threads (default: $OMP_NUM_THREADS, else 1: another number rounds differently, "
         "and small networks are slower with it on a busy machine)",
     )
-
-

@@ -1,4 +1,5 @@
-"""`noisylabels doctor`: what is here, whether it works, what to do, and what a run costs."""
+"""`noisylabels doctor`: what is here, whether it works, what to do, and what a run
+costs."""
 
 from __future__ import annotations
 
@@ -61,11 +62,11 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="first fetch cifar10 or cifar100 with torchvision",
     )
-    p.add_argument(
-        "--tidy", action="store_true", help="delete what kills left behind and no run needs"
-    )
+    p.add_argument("--tidy", action="store_true",
+                   help="delete what kills left behind and no run needs")
     p.add_argument("--quick", action="store_true", help="do not time this machine")
-    p.add_argument("--device", default="auto", help="what to time: auto (default), cpu, cuda")
+    p.add_argument("--device", default="auto",
+                   help="what to time: auto (default), cpu, cuda")
     common.add_threads(p)
 
 
@@ -90,25 +91,26 @@ def main(args: argparse.Namespace) -> int:
     if not args.quick:
         speed(report, execution)
     if report.broken:
-        print(f"\n{wording.count(len(report.broken), 'thing')} to mend:", file=sys.stderr)
+        print(f"\n{wording.count(len(report.broken), 'thing')} to mend:",
+              file=sys.stderr)
         print(
-            "\n".join(f"  {i}. {wording.plain(text)}" for i, text in enumerate(report.broken, 1)),
-            file=sys.stderr,
+            "\n".join(f"  {i}. {wording.plain(text)}"
+                      for i, text in enumerate(report.broken, 1)), file=sys.stderr,
         )
         return 1
     print("\nall that is required works")
     return 0
 
 
-# ---------------------------------------------------------------------------- software and machine
+# ----------------------------------------------------------------- software and machine
 
 
 def versions(report: Report) -> None:
     """Python and packages, those outside the range that pyproject.toml names marked."""
     declared = _declared()
     report.say(
-        "python", f"{platform.python_version()}{_outside(platform.python_version(), _python())}"
-    )
+        "python",
+        f"{platform.python_version()}{_outside(platform.python_version(), _python())}")
     for name in (*REQUIRED, *OPTIONAL):
         try:
             found = importlib.metadata.version(name)
@@ -129,7 +131,8 @@ def versions(report: Report) -> None:
 
 
 def _declared() -> dict[str, str]:
-    """Package -> range, as this package's metadata say; empty when it is not installed."""
+    """Package -> range, as this package's metadata say; empty when it is not
+    installed."""
     try:
         lines = importlib.metadata.requires("noisylabels") or []
     except importlib.metadata.PackageNotFoundError:
@@ -146,7 +149,8 @@ def _python() -> str:
 
 
 def _outside(version: str, wanted: str) -> str:
-    """A remark when the version is outside the range; nothing where that cannot be told."""
+    """A remark when the version is outside the range; nothing where that cannot be
+    told."""
     try:
         from packaging.specifiers import SpecifierSet
     except ImportError:
@@ -163,8 +167,7 @@ def _torchvision_state() -> str:
     except Exception as error:
         return (
             f", but its import fails ({type(error).__name__}), so CIFAR cannot be downloaded; "
-            "install the one that goes with this torch"
-        )
+            "install the one that goes with this torch")
     return ", built for another torch: used for downloads only" if torchvision_guard._declared else ""
 
 
@@ -174,8 +177,8 @@ def machine(report: Report, execution: object) -> None:
     from ..training import engine
 
     report.say(
-        "processor", f"{engine.hardware('cpu')} of {os.cpu_count()}; {engine.instructions()}"
-    )
+        "processor",
+        f"{engine.hardware('cpu')} of {os.cpu_count()}; {engine.instructions()}")
     for k in range(torch.cuda.device_count()):
         memory = torch.cuda.get_device_properties(k).total_memory
         report.say("GPU", f"{torch.cuda.get_device_name(k)}, {wording.size(memory)}")
@@ -183,7 +186,7 @@ def machine(report: Report, execution: object) -> None:
         report.say("GPU", "none that torch sees")
 
 
-# ---------------------------------------------------------------------------------- data and store
+# ----------------------------------------------------------------------- data and store
 
 
 def data(report: Report) -> None:
@@ -196,21 +199,23 @@ def data(report: Report) -> None:
             try:
                 d = datasets.load(name)
             except FileNotFoundError as error:
-                if any((paths.datasets_dir() / folder).is_dir() for folder in _folders(name)):
+                if any((paths.datasets_dir() / folder).is_dir()
+                       for folder in _folders(name)):
                     report.wrong("data", str(error))
                 else:
                     report.say(
-                        "data", f"{name}: not here (`noisylabels doctor --download {name}`)"
-                    )
+                        "data",
+                        f"{name}: not here (`noisylabels doctor --download {name}`)")
                 continue
             except (ValueError, ImportError) as error:
                 report.wrong("data", f"{name}: {error}")
                 continue
         checked = "" if name == "digits" else ", checksums are the official ones"
-        notes = "".join(f"; {w.message}" for w in heard if issubclass(w.category, UserWarning))
+        notes = "".join(f"; {w.message}" for w in heard
+                        if issubclass(w.category, UserWarning))
         report.say(
-            "data", f"{name}: {len(d.x_train):,} + {len(d.x_test):,} images{checked}{notes}"
-        )
+            "data",
+            f"{name}: {len(d.x_train):,} + {len(d.x_test):,} images{checked}{notes}")
         for which in datasets.HUMAN_LABELS.get(name, ()):
             try:
                 given = datasets.human_labels(name, which, y_true=d.y_train)
@@ -220,9 +225,8 @@ def data(report: Report) -> None:
             except ValueError as error:
                 report.wrong("data", str(error))
                 break
-            truth = (
-                d.y_train if d.coarse_train is None or which != "noisy_coarse" else d.coarse_train
-            )
+            truth = (d.y_train if d.coarse_train is None or which != "noisy_coarse" else
+                     d.coarse_train)
             wrong = float((given != truth).double().mean())
             report.say("data", f"  human-{which}: {wording.percent(wrong)} wrong")
 
@@ -247,7 +251,8 @@ def disk(report: Report) -> None:
     tops = {_existing(f).stat().st_dev: _existing(f) for f in (*folders, paths.home())}
     free, where = min((shutil.disk_usage(f).free, str(f)) for f in tops.values())
     if free < LEAST_FREE:
-        report.wrong("disk", f"only {wording.size(free)} free in {where}; free the disk.")
+        report.wrong("disk",
+                     f"only {wording.size(free)} free in {where}; free the disk.")
     else:
         little = "" if free > ENOUGH_FREE else ", little for checkpoints of large networks"
         report.say("disk", f"{wording.size(free)} free{little}")
@@ -293,8 +298,7 @@ def store(report: Report, tidy: bool = False) -> None:
     if folders:
         used = sum(f.stat().st_size for folder in folders for f in folder.iterdir())
         report.say(
-            "store",
-            f"{wording.count(len(folders), 'run')} begun and not finished, "
+            "store", f"{wording.count(len(folders), 'run')} begun and not finished, "
             f"{wording.size(used)} of checkpoints in "
             f"{wording.shown(paths.cache_dir() / 'checkpoints')}: the same command goes on",
         )
@@ -309,7 +313,8 @@ def store(report: Report, tidy: bool = False) -> None:
                 with suppress(OSError):
                     path.unlink()
         gone = [path for path in left if not os.path.lexists(path)]
-        report.say("store", f"deleted {len(gone)} of {len(left)} things that kills left behind")
+        report.say("store",
+                   f"deleted {len(gone)} of {len(left)} things that kills left behind")
     elif left:
         report.say(
             "store",
@@ -319,8 +324,8 @@ def store(report: Report, tidy: bool = False) -> None:
 
 
 def leftovers(finished: set[str]) -> list[Path]:
-    """What is of no more use: checkpoints of finished runs, and hidden folders and files of
-    writings that a kill has ended an hour ago or before."""
+    """What is of no more use: checkpoints of finished runs, and hidden folders and
+    files of writings that a kill has ended an hour ago or before."""
     left = [f for f in _checkpoints() if f.name in finished]
     now = time.time()
     for top, patterns in (
@@ -353,7 +358,7 @@ def _checkpoints() -> Iterator[Path]:
             yield folder
 
 
-# ------------------------------------------------------------------------------------------- speed
+# -------------------------------------------------------------------------------- speed
 
 
 def speed(report: Report, execution: object) -> None:
@@ -369,9 +374,8 @@ def speed(report: Report, execution: object) -> None:
     for budget in plan:
         b = lab.BUDGETS[budget]
         dataset = cost.dataset_of(budget)
-        timings[budget] = cost.time_steps(
-            b["network"], dataset, b["batch_size"], b.get("precision", "float32"), execution, 0.8
-        )
+        timings[budget] = cost.time_steps(b["network"], dataset, b["batch_size"],
+                                          b.get("precision", "float32"), execution, 0.8)
         report.say(
             "speed",
             f"{b['network']}: {1 / timings[budget].seconds:,.0f} training images a "
@@ -396,8 +400,8 @@ def speed(report: Report, execution: object) -> None:
         rows.append(row)
     print(
         "\nwhat one run costs here (smoke: digits, laptop and desk: 10,000 images of CIFAR-10, "
-        "fast and paper: all)\n" + wording.table(("method", *runs.BUDGETS), rows, ("method",))
-    )
+        "fast and paper: all)\n" +
+        wording.table(("method", *runs.BUDGETS), rows, ("method",)))
     scaled = [b for b in runs.BUDGETS if b not in timings]
     print(
         "~ by the timing above and each method's passes through the network"

@@ -1,17 +1,19 @@
-"""`noisylabels page`: run a page's notebook with other parameters, checked before it starts.
+"""`noisylabels page`: run a page's notebook with other parameters, checked before it
+starts.
 
-papermill only warns about a parameter that the notebook does not have and then runs the defaults;
-its own list of parameters also misses some lines (`int | None`, a comment with "="). Here names
-and types are read from the cell tagged `parameters`, and a wrong one is refused. What else a
-parameter allows its comment says, in words that are read here:
+papermill only warns about a parameter that the notebook does not have and then runs the
+defaults; its own list of parameters also misses some lines (`int | None`, a comment
+with "="). Here names and types are read from the cell tagged `parameters`, and a wrong
+one is refused. What else a parameter allows its comment says, in words that are read
+here:
 
     epochs: int = 30        # of its network, 1 or more
     rate: float = 0.4       # 0 to 1
     dataset: str = "digits" # of the run: digits | cifar10 | cifar100 (needs CIFAR)
     noise: str = "symmetric"  # how labels go wrong; not "none"
 
-Parameters that together make a run are held against `lab.setting` before a kernel starts. The
-output gets its name only when the whole notebook ran.
+Parameters that together make a run are held against `lab.setting` before a kernel
+starts. The output gets its name only when the whole notebook ran.
 """
 
 from __future__ import annotations
@@ -54,7 +56,8 @@ PLAIN = {
 
 @dataclass(frozen=True)
 class Parameter:
-    """One assignment of the parameters cell. `kinds`: the names of the types that it may have."""
+    """One assignment of the parameters cell. `kinds`: the names of the types that it
+    may have."""
 
     name: str
     kinds: tuple[str, ...]
@@ -103,13 +106,13 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     if joined := next((k for k, _ in args.parameters if "=" in k), ""):
-        raise ValueError(f"-p takes two words, KEY VALUE: -p {joined.replace('=', ' ', 1)}.")
+        raise ValueError(
+            f"-p takes two words, KEY VALUE: -p {joined.replace('=', ' ', 1)}.")
     if args.list:
         if args.name is not None or args.parameters or args.out is not None:
             raise ValueError(
                 "--list lists the pages and takes no page, -p or -o; a page's parameters are "
-                "listed by `noisylabels page NAME --help-parameters`."
-            )
+                "listed by `noisylabels page NAME --help-parameters`.")
         print(listing())
         return 0
     if args.name is None:
@@ -135,22 +138,24 @@ def main(args: argparse.Namespace) -> int:
     if out.suffix != ".ipynb":
         raise ValueError(f"the output must be named *.ipynb, not {args.out!r}.")
     if out.exists() and out.samefile(source):
-        raise ValueError("the output must not be the notebook itself; name another file with -o.")
+        raise ValueError(
+            "the output must not be the notebook itself; name another file with -o.")
     check_output(out.absolute())
     return run(source, out.absolute(), values)
 
 
 def check_output(out: Path) -> None:
-    """Raise ValueError where a page would take the place of what this command has not made."""
+    """Raise ValueError where a page would take the place of what this command has not
+    made."""
     for folder in ("notebooks", "book/executed"):
         if out.resolve().is_relative_to((paths.home() / folder).resolve()):
-            raise ValueError(f"the output must not lie in {folder}/; name another file with -o.")
+            raise ValueError(
+                f"the output must not lie in {folder}/; name another file with -o.")
     for there in (out, _failed(out)):
         if there.exists() and not _made_here(there):
             raise ValueError(
                 f"{wording.shown(there)} is there and no page of this command; name another "
-                "file with -o."
-            )
+                "file with -o.")
 
 
 def _failed(out: Path) -> Path:
@@ -165,7 +170,7 @@ def _made_here(path: Path) -> bool:
         return False
 
 
-# --------------------------------------------------------------------------- which page, with what
+# ---------------------------------------------------------------- which page, with what
 
 
 def _notebooks() -> dict[str, Path]:
@@ -207,7 +212,8 @@ def _read(path: Path) -> dict[str, Any]:
         notebook = json.loads(path.read_text(encoding="utf-8"))
         return {**notebook, "cells": list(notebook["cells"])}
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise ValueError(f"{path} is not a notebook; allowed are .ipynb files.") from None
+        raise ValueError(
+            f"{path} is not a notebook; allowed are .ipynb files.") from None
 
 
 def _source(cell: Mapping[str, Any]) -> str:
@@ -216,13 +222,16 @@ def _source(cell: Mapping[str, Any]) -> str:
 
 
 def parameters_of(path: Path) -> dict[str, Parameter]:
-    """The assignments of the cell tagged `parameters`, in order; none without such a cell.
+    """The assignments of the cell tagged `parameters`, in order; none without such a
+    cell.
 
-    The comment at the end of a line is what is said about it. The type is the annotation, else the
-    type of the default; a default of None without an annotation may become anything.
+    The comment at the end of a line is what is said about it. The type is the
+    annotation, else the type of the default; a default of None without an annotation
+    may become anything.
     """
     tagged = [
-        c for c in _read(path)["cells"] if "parameters" in c.get("metadata", {}).get("tags", [])
+        c for c in _read(path)["cells"]
+        if "parameters" in c.get("metadata", {}).get("tags", [])
     ]
     if not tagged:
         return {}
@@ -231,8 +240,11 @@ def parameters_of(path: Path) -> dict[str, Parameter]:
         body = ast.parse(text).body
         tokens = list(tokenize.generate_tokens(io.StringIO(text).readline))
     except (SyntaxError, tokenize.TokenError) as error:
-        raise ValueError(f"the parameters cell of {path} is not plain Python ({error}).") from None
-    comments = {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
+        raise ValueError(
+            f"the parameters cell of {path} is not plain Python ({error}).") from None
+    comments = {
+        t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT
+    }
     found: dict[str, Parameter] = {}
     for node in body:
         target = (
@@ -243,16 +255,17 @@ def parameters_of(path: Path) -> dict[str, Parameter]:
         value = getattr(node, "value", None)
         if not isinstance(target, ast.Name) or value is None:
             continue
-        annotation = ast.unparse(node.annotation) if isinstance(node, ast.AnnAssign) else ""
+        annotation = ast.unparse(node.annotation) if isinstance(node,
+                                                                ast.AnnAssign) else ""
         kinds, item = _kinds(annotation) if annotation else _kinds_of(value)
-        found[target.id] = Parameter(
-            target.id, kinds, ast.unparse(value), comments.get(node.end_lineno or 0, ""), item
-        )
+        found[target.id] = Parameter(target.id, kinds, ast.unparse(value),
+                                     comments.get(node.end_lineno or 0, ""), item)
     return found
 
 
 def _kinds(annotation: str) -> tuple[tuple[str, ...], str]:
-    """Of "int | None": int, None; of "list[float]": list with items float; else anything."""
+    """Of "int | None": int, None; of "list[float]": list with items float; else
+    anything."""
     text = annotation.strip("'\"").replace("Optional[", "None | [")
     kinds = tuple(
         dict.fromkeys(
@@ -274,13 +287,17 @@ def _kinds_of(value: ast.expr) -> tuple[tuple[str, ...], str]:
     if default is None:
         return (), ""
     kind = type(default).__name__
-    items = {type(x).__name__ for x in default} if isinstance(default, (list, tuple)) else set()
-    item = "float" if items == {"int", "float"} else items.pop() if len(items) == 1 else ""
+    items = {type(x).__name__ for x in default} if isinstance(default,
+                                                              (list, tuple)) else set()
+    item = "float" if items == {"int", "float"
+                                } else items.pop() if len(items) == 1 else ""
     return ((kind,) if kind in PLAIN else ()), item if item in PLAIN else ""
 
 
-def checked(given: list[list[str]], known: Mapping[str, Parameter], path: Path) -> dict[str, Any]:
-    """`-p` pairs as values of their parameters' types. ValueError for what is not allowed."""
+def checked(given: list[list[str]], known: Mapping[str, Parameter],
+            path: Path) -> dict[str, Any]:
+    """`-p` pairs as values of their parameters' types. ValueError for what is not
+    allowed."""
     values: dict[str, Any] = {}
     for name, text in given:
         if not known:
@@ -331,7 +348,8 @@ _ALLOWED = (
 
 
 def _within(value: Any, parameter: Parameter) -> None:
-    """Raise ValueError for a number outside the range that the notebook's comment names."""
+    """Raise ValueError for a number outside the range that the notebook's comment
+    names."""
     if parameter.name == "seed" and isinstance(value, int):
         if not 0 <= value <= MOST_SEED:
             raise ValueError(
@@ -342,7 +360,8 @@ def _within(value: Any, parameter: Parameter) -> None:
         if not isinstance(x, int | float) or isinstance(x, bool):
             continue
         if not math.isfinite(x):
-            raise ValueError(f"parameter {parameter.name!r} takes a finite number, not {x}.")
+            raise ValueError(
+                f"parameter {parameter.name!r} takes a finite number, not {x}.")
         for words, holds in _ALLOWED:
             found = re.search(words, parameter.about)
             if found and not holds(x, *map(float, found.groups())):
@@ -353,7 +372,8 @@ def _within(value: Any, parameter: Parameter) -> None:
 
 
 def choices(about: str) -> tuple[str, ...]:
-    """What a comment offers: of "where from: a | b (said of it) | c" the words a, b and c."""
+    """What a comment offers: of "where from: a | b (said of it) | c" the words a, b and
+    c."""
     first, *others = about.split(" | ")
     words = [part.split() for part in (first.rsplit(": ", 1)[-1], *others)]
     return tuple(part[0] for part in words if part) if others else ()
@@ -387,8 +407,10 @@ def _hardware(name: str) -> None:
     files = sorted((paths.home() / "data" / "bench").glob("*.json"))
     there = []
     for file in files:
-        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):  # the page says
-            there.append(str(json.loads(file.read_text("utf-8"))["environment"]["hardware"]))
+        # the page says
+        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            there.append(
+                str(json.loads(file.read_text("utf-8"))["environment"]["hardware"]))
     if len(there) == len(files) and not any(name in h for h in there):
         raise ValueError(
             f"no recorded result is from {name!r}; there are: {', '.join(there) or 'none'}."
@@ -413,10 +435,10 @@ def _offered(value: Any, parameter: Parameter) -> None:
         if offered and text not in offered:
             raise ValueError(
                 f"parameter {parameter.name!r} takes {', '.join(offered[:-1])} or {offered[-1]}, "
-                f"not {text!r}{nearest(text, offered)}."
-            )
+                f"not {text!r}{nearest(text, offered)}.")
         if f'not "{text}"' in parameter.about:
-            raise ValueError(f"parameter {parameter.name!r} takes all but {text!r} here.")
+            raise ValueError(
+                f"parameter {parameter.name!r} takes all but {text!r} here.")
         for words, check in _NAMED.items():
             if words in parameter.about:
                 check(text)
@@ -425,12 +447,15 @@ def _offered(value: Any, parameter: Parameter) -> None:
 _OF_A_RUN = ("dataset", "noise", "noise_rate", "budget", "seed", "methods")
 
 
-def check_runs(values: Mapping[str, Any], known: Mapping[str, Parameter], path: Path) -> None:
-    """Refuse what `lab.setting` would refuse in the kernel, and images that are not here.
+def check_runs(values: Mapping[str, Any], known: Mapping[str, Parameter],
+               path: Path) -> None:
+    """Refuse what `lab.setting` would refuse in the kernel, and images that are not
+    here.
 
-    That is by the names that the pages give their parameters: a page with `dataset` and `budget`
-    runs each of `methods` on these (seeds 0, 1, ...; recorded runs are loaded), or without
-    `methods` cross entropy with its `seed`. Raises ValueError, and Failed without the images.
+    That is by the names that the pages give their parameters: a page with `dataset` and
+    `budget` runs each of `methods` on these (seeds 0, 1, ...; recorded runs are
+    loaded), or without `methods` cross entropy with its `seed`. Raises ValueError, and
+    Failed without the images.
     """
     from ..data import datasets
 
@@ -440,8 +465,9 @@ def check_runs(values: Mapping[str, Any], known: Mapping[str, Parameter], path: 
     if {"dataset", "budget"} <= set(known) and set(values) & {*_OF_A_RUN, *_SEEDS} and (
         any("lab.setting(" in _source(c) for c in _read(path)["cells"])
     ):
-        absent = absent or _absent_of_runs({k: _literal(p.default) for k, p in known.items()}
-                                           | dict(values))
+        absent = absent or _absent_of_runs(
+            {k: _literal(p.default) for k, p in known.items()}
+            | dict(values))
     if absent:
         raise Failed(f"{path.stem} needs what is not here: {absent}.")
 
@@ -450,7 +476,8 @@ _SEEDS = ("seeds", "num_seeds")
 
 
 def _absent_of_runs(all_of: Mapping[str, Any]) -> str:
-    """What the runs of a page lack, all its parameters given; ValueError for an unfit one."""
+    """What the runs of a page lack, all its parameters given; ValueError for an unfit
+    one."""
     from .. import lab
     from ..training import runs
 
@@ -487,9 +514,8 @@ def _as(text: str, kind: str) -> Any:
             return None
     value = _literal(text)
     value = list(value) if isinstance(value, tuple) else value
-    return (
-        value if isinstance(value, dict if kind == "dict" else list) and kind != "None" else None
-    )
+    return (value if isinstance(value, dict if kind == "dict" else list)
+            and kind != "None" else None)
 
 
 def _literal(text: str) -> Any:
@@ -501,22 +527,24 @@ def _literal(text: str) -> Any:
 
 
 def _bad_items(value: Any, item: str) -> bool:
-    allowed = {"float": (int, float), "int": (int,), "str": (str,), "bool": (bool,)}.get(item)
+    allowed = {"float": (int, float), "int": (int,), "str": (str,),
+               "bool": (bool,)}.get(item)
     if allowed is None or not isinstance(value, list):
         return False
     return not all(
-        isinstance(x, allowed) and (item == "bool" or not isinstance(x, bool)) for x in value
-    )
+        isinstance(x, allowed) and (item == "bool" or not isinstance(x, bool))
+        for x in value)
 
 
 def default_output(source: Path, values: Mapping[str, Any]) -> Path:
-    """_build/pages/NAME-key-value.ipynb below the project's folder, which git ignores."""
+    """_build/pages/NAME-key-value.ipynb below the project's folder, which git
+    ignores."""
     words = [source.stem, *(f"{k}-{v}" for k, v in sorted(values.items()))]
     name = re.sub(r"[^\w.+-]+", "_", "-".join(words))[:120]
     return paths.home() / "_build" / "pages" / f"{name}.ipynb"
 
 
-# ----------------------------------------------------------------------------------------- running
+# ------------------------------------------------------------------------------ running
 
 
 def run(source: Path, out: Path, values: Mapping[str, Any]) -> int:
@@ -524,7 +552,9 @@ def run(source: Path, out: Path, values: Mapping[str, Any]) -> int:
     import yaml
 
     if missing("papermill"):
-        raise Failed("papermill is not installed, and it runs the pages; `pip install papermill`.")
+        raise Failed(
+            "papermill is not installed, and it runs the pages; `pip install papermill`."
+        )
     part = out.with_name(f".{out.stem}.part.ipynb")
     failed = _failed(out)
     try:
@@ -535,8 +565,7 @@ def run(source: Path, out: Path, values: Mapping[str, Any]) -> int:
     except OSError as error:
         raise Failed(
             f"no page can be written to {wording.shown(out.parent)}: {error.strerror}; name "
-            "another place with -o."
-        ) from error
+            "another place with -o.") from error
     live = common.live(sys.stderr)
     command = [
         sys.executable,
@@ -557,7 +586,8 @@ def run(source: Path, out: Path, values: Mapping[str, Any]) -> int:
         "OMP_NUM_THREADS": "1",
         "PYTHONUTF8": "1",  # pages hold more than ASCII, whatever the locale
         "NOISYLABELS_HOME": str(paths.home()),
-        "NOISYLABELS_DATA": str(paths.datasets_dir()),  # whatever folder it is said from
+        # whatever folder it is said from
+        "NOISYLABELS_DATA": str(paths.datasets_dir()),
     }
     told = ", ".join(f"{k}={v!r}" for k, v in values.items()) or "its defaults"
     print(f"running {source.stem} with {told}", flush=True)
@@ -572,7 +602,8 @@ def run(source: Path, out: Path, values: Mapping[str, Any]) -> int:
             errors="replace",
             stdout=subprocess.DEVNULL,
             stderr=None if live else subprocess.PIPE,
-            **processes.own_group(),  # else papermill would print its traceback at Ctrl-C
+            # else papermill would print its traceback at Ctrl-C
+            **processes.own_group(),
         )
         try:
             said = process.communicate()[1] or ""
@@ -597,13 +628,15 @@ def run(source: Path, out: Path, values: Mapping[str, Any]) -> int:
         if ran is not None:
             part.replace(failed)
             kept = f"; what ran before it is in {wording.shown(failed)}"
-        last = [line for line in said.strip().splitlines() if line.strip()][-1:] or ["no message"]
+        last = [line for line in said.strip().splitlines() if line.strip()
+                ][-1:] or ["no message"]
         raise Failed(f"{source.stem} failed {problem or f'({last[0].strip()})'}{kept}.")
-    ran["metadata"].setdefault("papermill", {})["output_path"] = os.fsencode(out).decode(
-        "utf-8", "replace"
-    )
+    ran["metadata"].setdefault("papermill",
+                               {})["output_path"] = os.fsencode(out).decode(
+                                   "utf-8", "replace")
     try:
-        part.write_text(json.dumps(ran, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.write_text(
+            json.dumps(ran, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         part.replace(out)
     except OSError as error:
         part.unlink(missing_ok=True)
@@ -612,7 +645,9 @@ def run(source: Path, out: Path, values: Mapping[str, Any]) -> int:
             f"{error.strerror}; free the disk or name another place with -o."
         ) from error
     failed.unlink(missing_ok=True)
-    print(f"done in {wording.duration(math.ceil(time.monotonic() - begun))}: {wording.shown(out)}")
+    print(
+        f"done in {wording.duration(math.ceil(time.monotonic() - begun))}: {wording.shown(out)}"
+    )
     return 0
 
 
@@ -623,7 +658,8 @@ def _as_it_is(path: Path) -> str:
 
 @contextmanager
 def _interrupted_by(*numbers: signal.Signals) -> Iterator[None]:
-    """Let these signals do what Ctrl-C does, but for those that are ignored (`nohup`)."""
+    """Let these signals do what Ctrl-C does, but for those that are ignored
+    (`nohup`)."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt

@@ -1,4 +1,5 @@
-"""`noisylabels runs`: what is recorded. list, show one, compare cells over their seeds."""
+"""`noisylabels runs`: what is recorded. list, show one, compare cells over their
+seeds."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from ..training.runs import Run
 from ..wording import percent, spread
 from . import common
 
-NAMES_LEFT = ("dataset", "noise", "method", "budget", "name", "seed", "why", "options", "stage")
+NAMES_LEFT = ("dataset", "noise", "method", "budget", "name", "seed", "why", "options",
+              "stage")
 SUSPECTS = 20
 TABLE_ROWS = 15  # of the per-epoch table, unless --epochs asks for all
 
@@ -35,7 +37,8 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         **words,
     )
     _filters(every)
-    every.add_argument("--failed", action="store_true", help="the failed runs and why, instead")
+    every.add_argument("--failed", action="store_true",
+                       help="the failed runs and why, instead")
     one = actions.add_parser(
         "show",
         help="setting, facts and numbers of one run",
@@ -43,26 +46,23 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         epilog="example:\n  noisylabels runs show 3fa91c2b",
         **words,
     )
-    one.add_argument("name", help="a run's hash, or any part of its path that no other run has")
+    one.add_argument("name",
+                     help="a run's hash, or any part of its path that no other run has")
     one.add_argument("--epochs", action="store_true", help="every epoch, not only some")
     one.add_argument(
-        "--suspects",
-        nargs="?",
-        type=_some,
-        const=SUSPECTS,
-        metavar="N",
-        help=f"instead: the N labels that the run doubts most (default {SUSPECTS}), with the "
+        "--suspects", nargs="?", type=_some, const=SUSPECTS, metavar="N", help=
+        f"instead: the N labels that the run doubts most (default {SUSPECTS}), with the "
         "images' numbers in the official train set; the run must have kept its signals",
     )
     several = actions.add_parser(
-        "compare",
-        help="mean and spread over seeds, one line a cell",
-        description="Mean and sample standard deviation over seeds. One line a cell: runs that "
+        "compare", help="mean and spread over seeds, one line a cell", description=
+        "Mean and sample standard deviation over seeds. One line a cell: runs that "
         "differ in nothing but their seeds. One table a budget.",
         epilog="example:\n  noisylabels runs compare --dataset digits --rate 0.4",
         **words,
     )
-    several.add_argument("names", nargs="*", metavar="NAME", help="runs, as in `runs show`")
+    several.add_argument("names", nargs="*", metavar="NAME",
+                         help="runs, as in `runs show`")
     _filters(several)
 
 
@@ -74,7 +74,8 @@ def _filters(p: argparse.ArgumentParser) -> None:
     p.add_argument("--method", metavar="M", help="only this method")
     p.add_argument("--dataset", metavar="D", help="only this data set")
     p.add_argument("--noise", metavar="N", help="only this noise")
-    p.add_argument("--rate", type=common.rate, metavar="R", help="only this nominal noise rate")
+    p.add_argument("--rate", type=common.rate, metavar="R",
+                   help="only this nominal noise rate")
     p.add_argument("--budget", metavar="B", help=f"one of {', '.join(runs.BUDGETS)}")
 
 
@@ -85,7 +86,8 @@ def main(args: argparse.Namespace) -> int:
 def _found(args: argparse.Namespace) -> tuple[list[Run], int]:
     """All recorded runs, failed ones too, that the filters let through.
 
-    What is not to be believed is left out and named on standard error; then the exit code is 1.
+    What is not to be believed is left out and named on standard error; then the exit
+    code is 1.
     """
     every, problems = runs.scan()
     for problem in problems:
@@ -101,11 +103,13 @@ def _found(args: argparse.Namespace) -> tuple[list[Run], int]:
     for what, allowed in known.items():
         if what in asked and (what != "noise" or settings):
             wording.choose(what, asked[what], sorted(allowed))
-    hits = [r for r in every if all(getattr(r.setting, k) == v for k, v in asked.items())]
+    hits = [
+        r for r in every if all(getattr(r.setting, k) == v for k, v in asked.items())
+    ]
     return hits, int(bool(problems))
 
 
-# -------------------------------------------------------------------------------------------- list
+# --------------------------------------------------------------------------------- list
 
 
 def list_runs(args: argparse.Namespace) -> int:
@@ -117,7 +121,8 @@ def list_runs(args: argparse.Namespace) -> int:
         s = run.setting
         who = (s.dataset, s.noise, f"{s.rate:.2f}", s.method, s.budget, s.seed)
         if args.failed:
-            rows.append((*who, len(run.epochs.get("test", ())), run.info.get("why", ""), s.key))
+            rows.append((*who, len(run.epochs.get("test",
+                                                  ())), run.info.get("why", ""), s.key))
         else:
             rows.append(
                 (
@@ -132,11 +137,10 @@ def list_runs(args: argparse.Namespace) -> int:
     header = (*who_header, *(("why",) if args.failed else (*FINALS, "time")), "name")
     if rows:
         print(wording.table(header, rows, NAMES_LEFT) + "\n")
-    print(
-        f"{wording.count(len(wanted), 'failed run' if args.failed else 'run')} in "
-        f"{wording.shown(paths.runs_dir())}"
-        + (f"; {len(failed)} failed (--failed lists them)" if failed and not args.failed else "")
-    )
+    print(f"{wording.count(len(wanted), 'failed run' if args.failed else 'run')} in "
+          f"{wording.shown(paths.runs_dir())}" +
+          (f"; {len(failed)} failed (--failed lists them)"
+           if failed and not args.failed else ""))
     return code
 
 
@@ -151,7 +155,7 @@ def _short(share: float) -> str:
     return percent(share).removesuffix(" %")
 
 
-# -------------------------------------------------------------------------------------------- show
+# --------------------------------------------------------------------------------- show
 
 
 def show(args: argparse.Namespace) -> int:
@@ -165,21 +169,18 @@ def show(args: argparse.Namespace) -> int:
     subset = f"{s.max_samples:,} images at most" if s.max_samples else "all images"
     about = [
         ("options", options),
-        (
-            "data",
-            f"{subset}; {_known(info, 'samples')} trained on, {_known(info, 'validation')} "
-            f"for noisy validation, {_known(info, 'trusted')} trusted",
-        ),
+        ("data",
+         f"{subset}; {_known(info, 'samples')} trained on, {_known(info, 'validation')} "
+         f"for noisy validation, {_known(info, 'trusted')} trusted",
+         ),
         ("seeds", f"split {s.split_seed}, noise {s.noise_seed}, init {s.init_seed}"),
-        (
-            "noise",
-            percent(info.get("realised_rate", math.nan)) + f" (nominal {s.rate:.0%})",
-        ),
-        ("code", f"commit {_known(info, 'commit')}, {_known(info, 'date')}"),
-        ("versions", ", ".join(f"{k} {v}" for k, v in info.get("versions", {}).items())),
+        ("noise",
+         percent(info.get("realised_rate", math.nan)) + f" (nominal {s.rate:.0%})",
+         ), ("code", f"commit {_known(info, 'commit')}, {_known(info, 'date')}"),
+        ("versions", ", ".join(f"{k} {v}"
+                               for k, v in info.get("versions", {}).items())),
         ("hardware", _known(info, "hardware")),
-        ("processor", _known(info, "instructions")),
-        *_parts(info),
+        ("processor", _known(info, "instructions")), *_parts(info),
         ("folder", wording.shown(run.folder) if run.folder else "none"),
     ]
     print(common.facts(about) + "\n")
@@ -216,8 +217,12 @@ def _parts(info: Mapping[str, Any]) -> list[tuple[str, str]]:
     lines = []
     for p in parts:
         versions = ", ".join(f"{k} {v}" for k, v in p.get("versions", {}).items())
-        said = [f"commit {p['commit']}" if "commit" in p else "", p.get("date", ""), versions,
-                p.get("hardware", ""), p.get("instructions", "")]
+        said = [
+            f"commit {p['commit']}" if "commit" in p else "",
+            p.get("date", ""), versions,
+            p.get("hardware", ""),
+            p.get("instructions", "")
+        ]
         first, last = p.get("epochs", ("?", "?"))
         lines.append((f"epochs {first}-{last}",
                       "; ".join(x for x in said if x) or "not recorded with what"))
@@ -227,32 +232,40 @@ def _parts(info: Mapping[str, Any]) -> list[tuple[str, str]]:
 def suspects(run: Run, most: int) -> str:
     """The labels that a run doubts most: image, given label, and how much it doubts.
 
-    By p(label is right) where the method says one (the mean of two networks), else by the cross
-    entropy of the given label after the last epoch at which it was kept. Equal ones by number.
+    By p(label is right) where the method says one (the mean of two networks), else by
+    the cross entropy of the given label after the last epoch at which it was kept.
+    Equal ones by number.
     """
     kept = run.signals
     if not kept:
-        raise ValueError("this run was recorded without signals; `noisylabels train ... --signals "
-                         "--again` trains it once more for them.")
+        raise ValueError(
+            "this run was recorded without signals; `noisylabels train ... --signals "
+            "--again` trains it once more for them.")
     if "index" not in kept or "given" not in kept:
-        raise ValueError("the signals of this run were kept before the images' numbers were; "
-                         "`lab.prepare(run.setting)` makes them anew from the data: [1].index and "
-                         "[0].y_given.")
+        raise ValueError(
+            "the signals of this run were kept before the images' numbers were; "
+            "`lab.prepare(run.setting)` makes them anew from the data: [1].index and "
+            "[0].y_given.")
     by_p = [kept[k].astype(np.float64) for k in kept if k.startswith("p_clean")]
-    losses = sorted((k for k in kept if re.fullmatch(r"loss-\d+", k)), key=lambda k: int(k[5:]))
+    losses = sorted((k for k in kept if re.fullmatch(r"loss-\d+", k)),
+                    key=lambda k: int(k[5:]))
     if not by_p and not losses:
-        raise ValueError("the signals of this run hold neither p(label is right) nor losses.")
+        raise ValueError(
+            "the signals of this run hold neither p(label is right) nor losses.")
     name = "p(right)" if by_p else losses[-1]
     doubt = -np.mean(by_p, axis=0) if by_p else kept[losses[-1]].astype(np.float64)
     order = np.lexsort((kept["index"], -doubt))[:most]
-    header = ["rank", "image", "given", name] + (["in truth"] if "wrong" in kept else [])
+    header = ["rank", "image", "given", name
+              ] + (["in truth"] if "wrong" in kept else [])
     rows = []
     for rank, i in enumerate(order, 1):
         truth = ["wrong" if kept["wrong"][i] else "right"] if "wrong" in kept else []
-        rows.append([rank, kept["index"][i], kept["given"][i], f"{abs(doubt[i]):.7g}", *truth])
-    said = (f"{run.setting}\n{len(rows)} of {len(doubt):,} labels, the most doubtful first; "
-            f"image: its number (from 0) in the train set of {run.setting.dataset}; given: the "
-            f"class")
+        rows.append(
+            [rank, kept["index"][i], kept["given"][i], f"{abs(doubt[i]):.7g}", *truth])
+    said = (
+        f"{run.setting}\n{len(rows)} of {len(doubt):,} labels, the most doubtful first; "
+        f"image: its number (from 0) in the train set of {run.setting.dataset}; given: the "
+        f"class")
     if "wrong" in kept:
         share = np.mean([bool(kept["wrong"][i]) for i in order])
         said += (f"\n{percent(float(share))} of these are wrong in truth, "
@@ -262,9 +275,8 @@ def suspects(run: Run, most: int) -> str:
 
 def _known(info: Mapping[str, Any], key: str) -> str:
     value = info.get(key)
-    return (
-        "not recorded" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
-    )
+    return ("not recorded" if value is None else
+            f"{value:,}" if isinstance(value, int) else str(value))
 
 
 def epochs_table(run: Run, everything: bool) -> str:
@@ -272,11 +284,12 @@ def epochs_table(run: Run, everything: bool) -> str:
     total = len(run.epochs["test"])
     keep = list(range(total))
     if not everything and total > TABLE_ROWS:
-        keep = sorted({round(i * (total - 1) / (TABLE_ROWS - 1)) for i in range(TABLE_ROWS)})
+        keep = sorted(
+            {round(i * (total - 1) / (TABLE_ROWS - 1)) for i in range(TABLE_ROWS)})
     columns = {
-        k: v
-        for k, v in run.epochs.items()
-        if k == "stage" or (k != "seconds_evaluating" and any(not math.isnan(x) for x in v))
+        k: v for k, v in run.epochs.items()
+        if k == "stage" or (k != "seconds_evaluating" and any(not math.isnan(x)
+                                                              for x in v))
     }
     shares = {
         k
@@ -294,24 +307,27 @@ def epochs_table(run: Run, everything: bool) -> str:
             return "–"
         return f"{100 * value:.2f}" if name in shares else f"{value:.4g}"
 
-    text = wording.table(list(columns), [[cell(c, i) for c in columns] for i in keep], NAMES_LEFT)
-    left_out = f"\n{len(keep)} of {total} epochs; --epochs shows all" if len(keep) < total else ""
+    text = wording.table(list(columns), [[cell(c, i) for c in columns] for i in keep],
+                         NAMES_LEFT)
+    left_out = f"\n{len(keep)} of {total} epochs; --epochs shows all" if len(
+        keep) < total else ""
     return text + left_out
 
 
-# ----------------------------------------------------------------------------------------- compare
+# ------------------------------------------------------------------------------ compare
 
 
 def compare(args: argparse.Namespace) -> int:
     asked = any(
-        getattr(args, k) is not None for k in ("method", "dataset", "noise", "rate", "budget")
-    )
+        getattr(args, k) is not None
+        for k in ("method", "dataset", "noise", "rate", "budget"))
     if args.names and asked:
         raise ValueError(
             "`runs compare` takes names of runs or filters (--dataset ...), not both."
         )
     if args.names:
-        picked = list({r.setting.key: r for r in map(runs.resolve, args.names)}.values())
+        picked = list({r.setting.key: r
+                       for r in map(runs.resolve, args.names)}.values())
         code = 0
     else:
         picked, code = _found(args)
@@ -331,10 +347,11 @@ def compare(args: argparse.Namespace) -> int:
     print(
         "\nmean ± sample standard deviation over n seeds; test accuracy and wrong labels in %"
         "\nmean10: last ten epochs; by val: epoch chosen on noisy labels; best*: chosen on the "
-        "test set, an oracle"
-    )
+        "test set, an oracle")
     if left := len(picked) - len(finished):
-        print(f"{wording.count(left, 'failed run')} left out (`noisylabels runs list --failed`)")
+        print(
+            f"{wording.count(left, 'failed run')} left out (`noisylabels runs list --failed`)"
+        )
     return code
 
 
@@ -347,26 +364,23 @@ def budget_table(budget: str, group: list[Run]) -> str:
     rows: list[Sequence[object]] = []
     for members in cells.values():
         s = members[0].setting
-        numbers = [runs.mean_std(list(v)) for v in zip(*map(_finals, members), strict=True)]
-        wrong, _ = runs.mean_std([r.info.get("realised_rate", math.nan) for r in members])
+        numbers = [
+            runs.mean_std(list(v)) for v in zip(*map(_finals, members), strict=True)
+        ]
+        wrong, _ = runs.mean_std(
+            [r.info.get("realised_rate", math.nan) for r in members])
         time, _ = runs.mean_std([r.info.get("seconds", math.nan) for r in members])
         values = _flat(members[0])
         rows.append(
-            (
-                s.dataset,
-                s.noise,
-                f"{s.rate:.2f}",
-                s.method,
-                len(members),
-                _short(wrong),
-                *(spread(m, d) for m, d in numbers),
-                wording.duration(time),
-                " ".join(
-                    f"{k}={wording.words_of(values[k])}" for k in differing[s.method] if k in values
-                ),
-            )
-        )
-    header = ["dataset", "noise", "rate", "method", "n", "wrong", *FINALS, "time", "options"]
+            (s.dataset, s.noise, f"{s.rate:.2f}", s.method,
+             len(members), _short(wrong), *(spread(m, d) for m, d in numbers),
+             wording.duration(time), " ".join(f"{k}={wording.words_of(values[k])}"
+                                              for k in differing[s.method]
+                                              if k in values),
+             ))
+    header = [
+        "dataset", "noise", "rate", "method", "n", "wrong", *FINALS, "time", "options"
+    ]
     if not any(row[-1] for row in rows):
         header, rows = header[:-1], [row[:-1] for row in rows]
     return f"{budget} budget\n" + wording.table(header, rows, NAMES_LEFT)
@@ -383,7 +397,8 @@ def _flat(run: Run) -> dict[str, object]:
 
 
 def _differing(firsts: list[Run]) -> dict[str, list[str]]:
-    """Method -> the options in which its cells (on one data set and noise) are not all alike."""
+    """Method -> the options in which its cells (on one data set and noise) are not all
+    alike."""
     out: dict[str, list[str]] = {}
     for run in firsts:
         like = [
@@ -395,5 +410,6 @@ def _differing(firsts: list[Run]) -> dict[str, list[str]]:
         ]
         mine = _flat(run)
         keys = [k for k in mine if any(other.get(k) != mine[k] for other in like)]
-        out[run.setting.method] = list(dict.fromkeys([*out.get(run.setting.method, []), *keys]))
+        out[run.setting.method] = list(
+            dict.fromkeys([*out.get(run.setting.method, []), *keys]))
     return out

@@ -1,8 +1,9 @@
 """The files of CIFAR-10 and CIFAR-100 in both official layouts, read and checked.
 
-A record is one byte per kind of label, then the red, green and blue planes of the image, row by
-row: the format of the *binary* layout. Files of the *python* layout (pickles) are turned into the
-same records. Either way the SHA-1 of the records must be that of the official binary file.
+A record is one byte per kind of label, then the red, green and blue planes of the
+image, row by row: the format of the *binary* layout. Files of the *python* layout
+(pickles) are turned into the same records. Either way the SHA-1 of the records must be
+that of the official binary file.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ _CHUNK = 1000  # records held at once beside the result
 
 @dataclass(frozen=True)
 class Part:
-    """One file: its name in either layout, its number of records, the SHA-1 of those records."""
+    """One file: its name in either layout, its number of records, the SHA-1 of those
+    records."""
 
     binary: str
     python: str
@@ -38,7 +40,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Source:
-    """The files of one CIFAR. `label_keys`: the python layout's keys, in the record's order."""
+    """The files of one CIFAR. `label_keys`: the python layout's keys, in the record's
+    order."""
 
     name: str
     title: str
@@ -62,34 +65,27 @@ _CIFAR10_SHA1 = (
 )
 SOURCES = {
     "cifar10": Source(
-        name="cifar10",
-        title="CIFAR-10",
-        binary_folder="cifar-10-batches-bin",
-        python_folder="cifar-10-batches-py",
-        label_keys=("labels",),
-        train=tuple(
+        name="cifar10", title="CIFAR-10", binary_folder="cifar-10-batches-bin",
+        python_folder="cifar-10-batches-py", label_keys=("labels",), train=tuple(
             Part(f"data_batch_{i}.bin", f"data_batch_{i}", 10_000, sha1)
-            for i, sha1 in enumerate(_CIFAR10_SHA1, start=1)
-        ),
-        test=Part(
-            "test_batch.bin", "test_batch", 10_000, "67eb016db431130d61cd03c7ad570b013799c88c"
-        ),
-    ),
-    "cifar100": Source(
-        name="cifar100",
-        title="CIFAR-100",
-        binary_folder="cifar-100-binary",
-        python_folder="cifar-100-python",
-        label_keys=("coarse_labels", "fine_labels"),
-        train=(Part("train.bin", "train", 50_000, "e207cd2e05b73b1393c74c7f5e7bea451d63e08e"),),
-        test=Part("test.bin", "test", 10_000, "8fb6623e830365ff53cf14adec797474f5478006"),
+            for i, sha1 in enumerate(_CIFAR10_SHA1, start=1)),
+        test=Part("test_batch.bin", "test_batch", 10_000,
+                  "67eb016db431130d61cd03c7ad570b013799c88c"),
+    ), "cifar100": Source(
+        name="cifar100", title="CIFAR-100", binary_folder="cifar-100-binary",
+        python_folder="cifar-100-python", label_keys=("coarse_labels", "fine_labels"),
+        train=(Part("train.bin", "train", 50_000,
+                    "e207cd2e05b73b1393c74c7f5e7bea451d63e08e"),),
+        test=Part("test.bin", "test", 10_000,
+                  "8fb6623e830365ff53cf14adec797474f5478006"),
     ),
 }
 
 
 @dataclass(frozen=True, eq=False)
 class Raw:
-    """Images uint8 (N, 3, 32, 32); labels int64 (label kinds, N), rows as in `label_keys`."""
+    """Images uint8 (N, 3, 32, 32); labels int64 (label kinds, N), rows as in
+    `label_keys`."""
 
     x_train: Tensor
     labels_train: Tensor
@@ -97,21 +93,21 @@ class Raw:
     labels_test: Tensor
 
 
-_Records = Callable[[Source, Path, Part], Iterator[np.ndarray]]  # chunks, uint8 (n, kinds + 3072)
+# chunks, uint8 (n, kinds + 3072)
+_Records = Callable[[Source, Path, Part], Iterator[np.ndarray]]
 
 
 def read(source: Source, root: Path) -> Raw:
     """Read the first layout under `root` that is whole: binary, then python.
 
-    Raises ValueError or FileNotFoundError for the first damaged or missing file; where the python
-    layout can stand in for a damaged binary one, this is a warning.
+    Raises ValueError or FileNotFoundError for the first damaged or missing file; where
+    the python layout can stand in for a damaged binary one, this is a warning.
     """
     binary, python = root / source.binary_folder, root / source.python_folder
     if not binary.is_dir() and not python.is_dir():
         raise FileNotFoundError(
             f"{source.title} is not in {root}: expected the folder {source.binary_folder} or "
-            f"{source.python_folder}; {source.mend}"
-        )
+            f"{source.python_folder}; {source.mend}")
     if not binary.is_dir():
         return read_python(source, root)
     try:
@@ -128,7 +124,8 @@ def read(source: Source, root: Path) -> Raw:
 
 
 def read_python(source: Source, root: Path) -> Raw:
-    """Read the python layout. Raises ValueError or FileNotFoundError, naming the file."""
+    """Read the python layout. Raises ValueError or FileNotFoundError, naming the
+    file."""
     return _read(source, root / source.python_folder, _python_records)
 
 
@@ -159,8 +156,7 @@ def _read_parts(
             file = part.binary if records is _binary_records else part.python
             raise ValueError(
                 f"{folder / file} is damaged: its records have SHA-1 {sha1.hexdigest()}, "
-                f"expected {part.sha1}; {source.mend}"
-            )
+                f"expected {part.sha1}; {source.mend}")
     return torch.from_numpy(x).view(count, 3, 32, 32), torch.from_numpy(labels)
 
 
@@ -172,7 +168,8 @@ def _binary_records(source: Source, folder: Path, part: Part) -> Iterator[np.nda
             f"{path} is missing: expected {expected:,} bytes with SHA-1 {part.sha1}; {source.mend}"
         )
     if (size := path.stat().st_size) != expected:
-        raise ValueError(f"{path} has {size:,} bytes, expected {expected:,}; {source.mend}")
+        raise ValueError(
+            f"{path} has {size:,} bytes, expected {expected:,}; {source.mend}")
     with path.open("rb") as file:
         for start in range(0, part.count, _CHUNK):
             n = min(_CHUNK, part.count - start)
@@ -184,11 +181,11 @@ def _python_records(source: Source, folder: Path, part: Part) -> Iterator[np.nda
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is missing: expected {part.count:,} images, their binary records with "
-            f"SHA-1 {part.sha1}; {source.mend}"
-        )
+            f"SHA-1 {part.sha1}; {source.mend}")
     try:
         content = unpickle(path)
-        data = np.frombuffer(content["data"].data, np.uint8).reshape(content["data"].shape)
+        data = np.frombuffer(content["data"].data,
+                             np.uint8).reshape(content["data"].shape)
         labels = [np.array(content[key], np.uint8) for key in source.label_keys]
         shapes = [data.shape, *(y.shape for y in labels)]
         if shapes != [(part.count, PIXELS), *[(part.count,)] * len(labels)]:
@@ -203,12 +200,12 @@ def _python_records(source: Source, folder: Path, part: Part) -> Iterator[np.nda
         yield np.concatenate([*(y[rows, None] for y in labels), data[rows]], axis=1)
 
 
-# --------------------------------------------------------------- reading pickles without any risk
+# ----------------------------------------------------- reading pickles without any risk
 
 
 class Refused(pickle.UnpicklingError):
-    """What this reader will not take; only its own text is shown, never that of another library,
-    which may advise to read without protection."""
+    """What this reader will not take; only its own text is shown, never that of another
+    library, which may advise to read without protection."""
 
 
 def reason(error: Exception, path: Path) -> str:
@@ -235,8 +232,8 @@ MOST_CALLS = 64  # of functions in a pickle; an array takes two or three
 def stream(path: Path) -> Iterator[mmap.mmap]:
     """A pickle whose claims were checked: what it says of sizes must fit its own size.
 
-    A few bytes can claim gigabytes, and the standard reader reserves them before it looks.
-    Nothing is built or imported here. Raises Refused.
+    A few bytes can claim gigabytes, and the standard reader reserves them before it
+    looks. Nothing is built or imported here. Raises Refused.
     """
     with path.open("rb") as file:
         if not path.stat().st_size:
@@ -245,7 +242,8 @@ def stream(path: Path) -> Iterator[mmap.mmap]:
             calls = 0
             try:
                 for step, argument, _ in pickletools.genops(cast(IO[bytes], content)):
-                    calls += step.name in ("REDUCE", "NEWOBJ", "NEWOBJ_EX", "INST", "OBJ", "BUILD")
+                    calls += step.name in ("REDUCE", "NEWOBJ", "NEWOBJ_EX", "INST",
+                                           "OBJ", "BUILD")
                     numbers = step.name in ("PUT", "BINPUT", "LONG_BINPUT")
                     if numbers and cast(int, argument) > len(content):
                         raise Refused(f"it numbers a value {argument:,}")
@@ -258,7 +256,8 @@ def stream(path: Path) -> Iterator[mmap.mmap]:
 
 
 class _Array:
-    """What a pickled uint8 array says of itself: its shape and its bytes. No numpy code runs."""
+    """What a pickled uint8 array says of itself: its shape and its bytes. No numpy code
+    runs."""
 
     shape: tuple[int, ...] = ()
     data: bytes = b""
@@ -273,7 +272,8 @@ class _Array:
 
 
 class _Dtype:
-    """The code of a pickled dtype, such as "u1"; its other details mean nothing for bytes."""
+    """The code of a pickled dtype, such as "u1"; its other details mean nothing for
+    bytes."""
 
     def __init__(self, code: Any) -> None:
         self.code = code
@@ -306,7 +306,8 @@ _ALLOWED = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Plain Python values and uint8 arrays; every other name is refused, nothing is imported."""
+    """Plain Python values and uint8 arrays; every other name is refused, nothing is
+    imported."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
@@ -315,14 +316,19 @@ class _Unpickler(pickle.Unpickler):
 
 
 def unpickle(path: Path) -> dict[str, Any]:
-    """A dictionary with text keys from a file of the python layout, by the restricted reader.
+    """A dictionary with text keys from a file of the python layout, by the restricted
+    reader.
 
-    Arrays come as objects with `shape` and `data` (bytes), old strings as bytes. Raises Refused (a
-    pickle.UnpicklingError) for anything but plain values and uint8 arrays and for sizes that do
-    not fit the file, and for a damaged file whatever its damage leads to.
+    Arrays come as objects with `shape` and `data` (bytes), old strings as bytes. Raises
+    Refused (a pickle.UnpicklingError) for anything but plain values and uint8 arrays
+    and for sizes that do not fit the file, and for a damaged file whatever its damage
+    leads to.
     """
     with stream(path) as file:
         content = _Unpickler(file, encoding="bytes").load()
     if not isinstance(content, dict):
         raise Refused(f"it holds a {type(content).__name__}, not a dictionary")
-    return {k.decode("latin1") if isinstance(k, bytes) else k: v for k, v in content.items()}
+    return {
+        k.decode("latin1") if isinstance(k, bytes) else k: v
+        for k, v in content.items()
+    }

@@ -1,13 +1,15 @@
-"""Images and their labels: digits, CIFAR-10, CIFAR-100, and the human labels of CIFAR-N.
+"""Images and their labels: digits, CIFAR-10, CIFAR-100, and the human labels of
+CIFAR-N.
 
-`load(name)` gives a `Dataset` of uint8 image tensors in the official order. `digits` ships with
-scikit-learn and needs no file. CIFAR is read from either official layout, and every record is
-checked against the SHA-1 of the official binary files on every load: pixels, labels and order
-are the official ones, or there is an error. Only `download` ever uses the network.
+`load(name)` gives a `Dataset` of uint8 image tensors in the official order. `digits`
+ships with scikit-learn and needs no file. CIFAR is read from either official layout,
+and every record is checked against the SHA-1 of the official binary files on every
+load: pixels, labels and order are the official ones, or there is an error. Only
+`download` ever uses the network.
 
-Sources: CIFAR: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
-CIFAR-10N, CIFAR-100N: J. Wei et al., "Learning with Noisy Labels Revisited: A Study Using
-Real-World Human Annotations", ICLR 2022.
+Sources: CIFAR: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images",
+2009. CIFAR-10N, CIFAR-100N: J. Wei et al., "Learning with Noisy Labels Revisited: A
+Study Using Real-World Human Annotations", ICLR 2022.
 """
 
 from __future__ import annotations
@@ -42,9 +44,9 @@ _OF_EACH_CLASS = {
 }
 """Training images of each class, known unread."""
 
-CIFAR10_CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
-CIFAR100_CLASSES = tuple(
-    """
+CIFAR10_CLASSES = tuple(
+    "airplane automobile bird cat deer dog frog horse ship truck".split())
+CIFAR100_CLASSES = tuple("""
     apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus
     butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch
     crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo
@@ -53,23 +55,22 @@ CIFAR100_CLASSES = tuple(
     porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper
     snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television
     tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
-    """.split()
-)
-CIFAR100_SUPERCLASSES = tuple(
-    """
+    """.split())
+CIFAR100_SUPERCLASSES = tuple("""
     aquatic_mammals fish flowers food_containers fruit_and_vegetables household_electrical_devices
     household_furniture insects large_carnivores large_man-made_outdoor_things
     large_natural_outdoor_scenes large_omnivores_and_herbivores medium_mammals
     non-insect_invertebrates people reptiles small_mammals trees vehicles_1 vehicles_2
-    """.split()
-)
+    """.split())
 # the superclass of each of the 100 classes; five classes have the same one
-CIFAR100_COARSE = (
-    *(4, 1, 14, 8, 0, 6, 7, 7, 18, 3, 3, 14, 9, 18, 7, 11, 3, 9, 7, 11, 6, 11, 5, 10, 7),
-    *(6, 13, 15, 3, 15, 0, 11, 1, 10, 12, 14, 16, 9, 11, 5, 5, 19, 8, 8, 15, 13, 14, 17, 18, 10),
-    *(16, 4, 17, 4, 2, 0, 17, 4, 18, 17, 10, 3, 2, 12, 12, 16, 12, 1, 9, 19, 2, 10, 0, 1, 16),
-    *(12, 9, 13, 15, 13, 16, 19, 2, 4, 6, 19, 5, 5, 8, 19, 18, 1, 2, 15, 6, 0, 17, 8, 14, 13),
-)
+CIFAR100_COARSE = (*(4, 1, 14, 8, 0, 6, 7, 7, 18, 3, 3, 14, 9, 18, 7, 11, 3, 9, 7, 11,
+                     6, 11, 5, 10, 7), *(6, 13, 15, 3, 15, 0, 11, 1, 10, 12, 14, 16, 9,
+                                         11, 5, 5, 19, 8, 8, 15, 13, 14, 17, 18, 10),
+                   *(16, 4, 17, 4, 2, 0, 17, 4, 18, 17, 10, 3, 2, 12, 12, 16, 12, 1, 9,
+                     19, 2, 10, 0, 1, 16),
+                   *(12, 9, 13, 15, 13, 16, 19, 2, 4, 6, 19, 5, 5, 8, 19, 18, 1, 2, 15,
+                     6, 0, 17, 8, 14, 13),
+                   )
 
 # our names of the human label sets -> their keys in the CIFAR-N files
 HUMAN_LABELS = {
@@ -87,17 +88,18 @@ DIGITS_TEST = 500  # of load_digits' 1,797 images
 DIGITS_SEED = 0
 
 
-# ---------------------------------------------------------------------------------- the dataset
+# -------------------------------------------------------------------------- the dataset
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """A classification dataset in memory, on the CPU, in its official order.
 
-    x_train, x_test: uint8 (N, C, H, W), H = W. y_train, y_test: the true labels, int64 (N,).
-    mean, std: per channel, of the train set, on the [0, 1] scale. pad: padding for random crops,
-    in pixels. flip: whether a mirrored image keeps its class. coarse_*: superclasses, if any.
-    Raises ValueError when the parts do not fit together.
+    x_train, x_test: uint8 (N, C, H, W), H = W. y_train, y_test: the true labels, int64
+    (N,). mean, std: per channel, of the train set, on the [0, 1] scale. pad: padding
+    for random crops, in pixels. flip: whether a mirrored image keeps its class.
+    coarse_*: superclasses, if any. Raises ValueError when the parts do not fit
+    together.
     """
 
     name: str
@@ -125,19 +127,18 @@ class Dataset:
             _check_labels(y, self.num_classes, f"y_{part}", len(x))
             coarse = getattr(self, f"coarse_{part}")
             if coarse is not None:
-                _check_labels(coarse, len(self.coarse_names or ()), f"coarse_{part}", len(x))
+                _check_labels(coarse, len(self.coarse_names or ()), f"coarse_{part}",
+                              len(x))
         if self.x_train.shape[1:] != self.x_test.shape[1:]:
             raise ValueError(
                 f"train and test images must have one shape, got {tuple(self.x_train.shape[1:])} "
-                f"and {tuple(self.x_test.shape[1:])}"
-            )
+                f"and {tuple(self.x_test.shape[1:])}")
         numbers = np.array([*self.mean, *self.std])
         if (not len(self.mean) == len(self.std) == self.channels or min(self.std) <= 0
                 or not np.isfinite(numbers).all()):
             raise ValueError(
                 f"a finite mean and a positive std are needed for each of {self.channels} "
-                f"channel(s), got {self.mean} and {self.std}"
-            )
+                f"channel(s), got {self.mean} and {self.std}")
 
     @property
     def num_classes(self) -> int:
@@ -154,13 +155,15 @@ class Dataset:
 
 
 def load(name: str, root: Path | None = None) -> Dataset:
-    """The dataset `name`: "digits", "cifar10" or "cifar100"; also "imagenet32" or "imagenet64",
-    DRPL's 100 classes of the downsampled ImageNet, where its files are at hand.
+    """The dataset `name`: "digits", "cifar10" or "cifar100"; also "imagenet32" or
+    "imagenet64", DRPL's 100 classes of the downsampled ImageNet, where its files are at
+    hand.
 
-    root: the folder that holds `cifar-10-batches-bin` or `cifar-10-batches-py` (`cifar-100-binary`
-    or `cifar-100-python`); default `paths.datasets_dir()`. Where one layout is damaged and the
-    other whole, the whole one is read, with a warning. Raises ValueError for an unknown name or a
-    damaged file, FileNotFoundError for a missing one; both say how to mend it.
+    root: the folder that holds `cifar-10-batches-bin` or `cifar-10-batches-py`
+    (`cifar-100-binary` or `cifar-100-python`); default `paths.datasets_dir()`. Where
+    one layout is damaged and the other whole, the whole one is read, with a warning.
+    Raises ValueError for an unknown name or a damaged file, FileNotFoundError for a
+    missing one; both say how to mend it.
     """
     if name in imagenet.SIZES:
         return _load_imagenet(name, _root(root))
@@ -171,9 +174,11 @@ def load(name: str, root: Path | None = None) -> Dataset:
 
 
 def download(name: str, root: Path | None = None) -> Path:
-    """Fetch CIFAR-10 or CIFAR-100 by torchvision into `root`, check it, return its folder.
+    """Fetch CIFAR-10 or CIFAR-100 by torchvision into `root`, check it, return its
+    folder.
 
-    Files that are there and whole are kept. Raises ConnectionError when it cannot be fetched.
+    Files that are there and whole are kept. Raises ConnectionError when it cannot be
+    fetched.
     """
     _known(name, NAMES, "dataset")
     if name == "digits":
@@ -181,7 +186,8 @@ def download(name: str, root: Path | None = None) -> Path:
     source, root = cifar.SOURCES[name], _root(root)
     torchvision = import_torchvision()
     try:
-        getattr(torchvision.datasets, name.upper())(str(root), train=True, download=True)
+        getattr(torchvision.datasets, name.upper())(str(root), train=True,
+                                                    download=True)
     except (OSError, RuntimeError) as error:
         raise ConnectionError(
             f"{source.title} could not be downloaded into {root} ({error}): check the network, or "
@@ -206,7 +212,8 @@ def _known(name: str, allowed: Iterable[str], what: str) -> None:
     raise ValueError(f"unknown {what} {name!r}: {hint}allowed: {', '.join(allowed)}")
 
 
-def _check_labels(y: Tensor, num_classes: int, what: str, count: int | None = None) -> None:
+def _check_labels(y: Tensor, num_classes: int, what: str,
+                  count: int | None = None) -> None:
     if y.dtype != torch.int64 or y.dim() != 1:
         raise ValueError(f"{what} must be int64 (N,), got {y.dtype} {tuple(y.shape)}")
     if count is not None and len(y) != count:
@@ -218,19 +225,21 @@ def _check_labels(y: Tensor, num_classes: int, what: str, count: int | None = No
         raise ValueError(f"{what} must lie in 0..{num_classes - 1}, got {low}..{high}")
 
 
-# --------------------------------------------------------------------------------------- digits
+# ------------------------------------------------------------------------------- digits
 
 
 def _digits() -> Dataset:
     """scikit-learn's 8x8 digits: 1,297 train and 500 test images.
 
-    The split: classes give to the test set in proportion to their size (largest remainder); within
-    a class the images are drawn by RandomState(DIGITS_SEED); both parts keep the original order.
+    The split: classes give to the test set in proportion to their size (largest
+    remainder); within a class the images are drawn by RandomState(DIGITS_SEED); both
+    parts keep the original order.
     """
     from sklearn.datasets import load_digits
 
     images, y = load_digits(return_X_y=True)
-    x = np.rint(images * 255 / 16).astype(np.uint8).reshape(-1, 1, 8, 8)  # 0..16 -> 0..255
+    # 0..16 -> 0..255
+    x = np.rint(images * 255 / 16).astype(np.uint8).reshape(-1, 1, 8, 8)
     y = y.astype(np.int64)
     quota = _shares(np.bincount(y), DIGITS_TEST)
     test = _draw(y, quota, np.random.RandomState(DIGITS_SEED))
@@ -250,7 +259,7 @@ def _digits() -> Dataset:
     )
 
 
-# ---------------------------------------------------------------------------------------- CIFAR
+# -------------------------------------------------------------------------------- CIFAR
 
 
 def _load_cifar(name: str, root: Path) -> Dataset:
@@ -281,11 +290,12 @@ def _load_cifar(name: str, root: Path) -> Dataset:
     )
 
 
-# ------------------------------------------------------------------------- downsampled ImageNet
+# ----------------------------------------------------------------- downsampled ImageNet
 
 
 def _load_imagenet(name: str, root: Path) -> Dataset:
-    """DRPL's task: the train and the validation images of the first 100 permuted classes."""
+    """DRPL's task: the train and the validation images of the first 100 permuted
+    classes."""
     wanted, _ = imagenet.classes()
     x_train, y_train = imagenet.read(name, root, wanted)
     x_test, y_test = imagenet.read(name, root, wanted, train=False)
@@ -302,7 +312,7 @@ def _load_imagenet(name: str, root: Path) -> Dataset:
     )
 
 
-# --------------------------------------------------------------------------------- human labels
+# ------------------------------------------------------------------------- human labels
 
 _HUMAN_COUNT = 50_000
 _HUMAN_FILES = {  # packed (in cifar_n/), official
@@ -314,16 +324,19 @@ _HUMAN_FILES = {  # packed (in cifar_n/), official
 def human_labels(
     name: str, which: str, root: Path | None = None, *, y_true: Tensor | None = None
 ) -> Tensor:
-    """The labels that people gave to the train images, int64 (N,), in the order of `y_train`.
+    """The labels that people gave to the train images, int64 (N,), in the order of
+    `y_train`.
 
     CIFAR-10N: which is "aggre", "worse", "random1", "random2" or "random3"; CIFAR-100N:
-    "noisy_fine", or "noisy_coarse" (superclasses, 0..19). Read from `cifar_n/cifar10n.npz` or from
-    the official `CIFAR-10_human.pt` (for CIFAR-100N `cifar100n.npz`, `CIFAR-100_human.pt`) in
-    `root`, default `paths.datasets_dir()`, or its folder `cifar_n`.
+    "noisy_fine", or "noisy_coarse" (superclasses, 0..19). Read from
+    `cifar_n/cifar10n.npz` or from the official `CIFAR-10_human.pt` (for CIFAR-100N
+    `cifar100n.npz`, `CIFAR-100_human.pt`) in `root`, default `paths.datasets_dir()`, or
+    its folder `cifar_n`.
 
-    y_true: the dataset's whole `y_train`; it is compared with the true labels of the file, so that
-    human labels of another order are refused. Raises ValueError for an unknown name or a damaged
-    file, FileNotFoundError for a missing one. Source: Wei et al., ICLR 2022.
+    y_true: the dataset's whole `y_train`; it is compared with the true labels of the
+    file, so that human labels of another order are refused. Raises ValueError for an
+    unknown name or a damaged file, FileNotFoundError for a missing one. Source: Wei et
+    al., ICLR 2022.
     """
     _known(name, HUMAN_LABELS, "dataset with human labels")
     _known(which, HUMAN_LABELS[name], f"human labels of {name}")
@@ -350,8 +363,7 @@ def human_labels(
         raise ValueError(
             f"{path} cannot be read ({cifar.reason(error, path)}): expected "
             f"{_HUMAN_COUNT:,} labels each under {', '.join(HUMAN_LABELS[name].values())} and "
-            f"clean_label; {mend}"
-        ) from error
+            f"clean_label; {mend}") from error
     if y_true is not None and not torch.equal(clean, y_true.cpu().long()):
         raise ValueError(
             f"{path} is of other images or another order: its clean_label is not y_true; {mend}"
@@ -368,9 +380,12 @@ def _read_human(path: Path) -> dict[str, Any]:
     if path.suffix == ".npz":
         with np.load(path) as file:
             return dict(file)
-    reconstruct = np.empty(0).__reduce__()[0]  # numpy 2 moved it; old files have its old name
+    # numpy 2 moved it; old files have its old name
+    reconstruct = np.empty(0).__reduce__()[0]
     integers = [type(np.dtype(kind)) for kind in ("u1", "i1", "i2", "i4", "i8")]
-    allowed: list[Any] = [reconstruct, (reconstruct, "numpy.core.multiarray._reconstruct")]
+    allowed: list[Any] = [
+        reconstruct, (reconstruct, "numpy.core.multiarray._reconstruct")
+    ]
     with torch.serialization.safe_globals([*allowed, np.ndarray, np.dtype, *integers]):
         return torch.load(path, map_location="cpu", weights_only=True)
 
@@ -389,12 +404,13 @@ def _column(content: dict[str, Any], key: str, num_classes: int) -> Tensor:
     return labels
 
 
-# --------------------------------------------------------------------- splits and random subsets
+# ------------------------------------------------------------ splits and random subsets
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Three sets of indices into the train set, int64, sorted, disjoint, together all of it."""
+    """Three sets of indices into the train set, int64, sorted, disjoint, together all
+    of it."""
 
     train: Tensor
     trusted: Tensor
@@ -411,14 +427,16 @@ def split(
 ) -> Split:
     """Set trusted and validation samples apart from the train set.
 
-    y_true: int64 (N,). trusted: `trusted_per_class` random samples of each true class; with the
-    same seed a larger number only adds samples. val: a random `val_fraction` of the rest, rounded
-    to whole samples (its labels will be noisy: it stands for what a user could hold out).
-    Raises ValueError when a class has too few samples or nothing is left to train on.
+    y_true: int64 (N,). trusted: `trusted_per_class` random samples of each true class;
+    with the same seed a larger number only adds samples. val: a random `val_fraction`
+    of the rest, rounded to whole samples (its labels will be noisy: it stands for what
+    a user could hold out). Raises ValueError when a class has too few samples or
+    nothing is left to train on.
     """
     _check_labels(y_true, num_classes, "y_true")
     if trusted_per_class < 0:
-        raise ValueError(f"trusted_per_class must be 0 or more, got {trusted_per_class}")
+        raise ValueError(
+            f"trusted_per_class must be 0 or more, got {trusted_per_class}")
     if not 0 <= val_fraction < 1:
         raise ValueError(f"val_fraction must be in [0, 1), got {val_fraction}")
     y, random = y_true.cpu().numpy(), np.random.RandomState(seed)
@@ -426,16 +444,14 @@ def split(
     if trusted_per_class > counts.min():
         raise ValueError(
             f"trusted_per_class {trusted_per_class} is too many: class {counts.argmin()} has only "
-            f"{counts.min()} samples"
-        )
+            f"{counts.min()} samples")
     trusted = _draw(y, np.full(num_classes, trusted_per_class), random)
     rest = np.setdiff1d(np.arange(len(y)), trusted)
     held_out = round(val_fraction * len(rest))
     if held_out == len(rest):
         raise ValueError(
             f"nothing is left to train on: {len(y)} samples, {len(trusted)} of them trusted, "
-            f"{held_out} for validation"
-        )
+            f"{held_out} for validation")
     rest = random.permutation(rest)
     return Split(
         train=torch.from_numpy(np.sort(rest[held_out:])),
@@ -445,11 +461,12 @@ def split(
 
 
 def subset(dataset: Dataset, max_samples: int, seed: int = 0) -> tuple[Dataset, Tensor]:
-    """The dataset with a random part of its train set, and the sorted indices of that part, int64.
+    """The dataset with a random part of its train set, and the sorted indices of that
+    part, int64.
 
-    Each class keeps its share of the train set (largest remainder); the test set and the
-    normalisation stay. With `max_samples` of N or more all samples stay. Raises ValueError when
-    `max_samples` is below the number of classes.
+    Each class keeps its share of the train set (largest remainder); the test set and
+    the normalisation stay. With `max_samples` of N or more all samples stay. Raises
+    ValueError when `max_samples` is below the number of classes.
     """
     if max_samples < dataset.num_classes:
         raise ValueError(
@@ -457,7 +474,8 @@ def subset(dataset: Dataset, max_samples: int, seed: int = 0) -> tuple[Dataset, 
             f"{dataset.name}, got {max_samples}"
         )
     y = dataset.y_train.numpy()
-    quota = _shares(np.bincount(y, minlength=dataset.num_classes), min(max_samples, len(y)))
+    quota = _shares(np.bincount(y, minlength=dataset.num_classes),
+                    min(max_samples, len(y)))
     index = torch.from_numpy(_draw(y, quota, np.random.RandomState(seed)))
     coarse = dataset.coarse_train
     return dataclasses.replace(
@@ -469,28 +487,34 @@ def subset(dataset: Dataset, max_samples: int, seed: int = 0) -> tuple[Dataset, 
 
 
 def smallest_class(name: str, max_samples: int | None = None) -> int:
-    """Images of the smallest class of the train set, or of a `subset` of it; no data is read."""
+    """Images of the smallest class of the train set, or of a `subset` of it; no data is
+    read."""
     counts = np.array(_OF_EACH_CLASS[name])
     return int(_shares(counts, min(max_samples or counts.sum(), counts.sum())).min())
 
 
 def _shares(counts: np.ndarray, total: int) -> np.ndarray:
-    """`total` shared out in proportion to `counts` by largest remainder; ties: the lower class."""
+    """`total` shared out in proportion to `counts` by largest remainder; ties: the
+    lower class."""
     whole, rest = np.divmod(counts * total, counts.sum())
     order = np.argsort(-rest, kind="stable")
     whole[order[: total - whole.sum()]] += 1
     return whole
 
 
-def _draw(y: np.ndarray, quota: np.ndarray, random: np.random.RandomState) -> np.ndarray:
-    """Sorted indices: of each class the first `quota` samples of a random permutation."""
-    picked = [random.permutation(np.flatnonzero(y == c))[:n] for c, n in enumerate(quota)]
+def _draw(y: np.ndarray, quota: np.ndarray,
+          random: np.random.RandomState) -> np.ndarray:
+    """Sorted indices: of each class the first `quota` samples of a random
+    permutation."""
+    picked = [
+        random.permutation(np.flatnonzero(y == c))[:n] for c, n in enumerate(quota)
+    ]
     return np.sort(np.concatenate(picked))
 
 
 def absent(dataset: str, noise: str = "") -> str:
-    """What is not here of a data set and of its human labels, with the command that brings it;
-    "" where all is. Files are looked for, not read."""
+    """What is not here of a data set and of its human labels, with the command that
+    brings it; "" where all is. Files are looked for, not read."""
     if (source := cifar.SOURCES.get(dataset)) is not None:
         folders = (source.binary_folder, source.python_folder)
         if not any((paths.datasets_dir() / f).is_dir() for f in folders):

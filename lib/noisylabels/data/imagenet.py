@@ -1,17 +1,19 @@
-"""The downsampled ImageNet (32x32 or 64x64) in its official files, cut to DRPL's 100 classes.
+"""The downsampled ImageNet (32x32 or 64x64) in its official files, cut to DRPL's 100
+classes.
 
-The files are pickles: `train_data_batch_1` to `train_data_batch_10` and `val_data`, each a
-dictionary with `data`, uint8 (n, 3 S S): the red, green and blue planes row by row, and `labels`,
-whole numbers from 1 to 1000 in the order of `map_clsloc.txt`. That order is not the alphabetical
-one of WordNet ids that other loaders use.
+The files are pickles: `train_data_batch_1` to `train_data_batch_10` and `val_data`,
+each a dictionary with `data`, uint8 (n, 3 S S): the red, green and blue planes row by
+row, and `labels`, whole numbers from 1 to 1000 in the order of `map_clsloc.txt`. That
+order is not the alphabetical one of WordNet ids that other loaders use.
 
-DRPL's task (its code, data): the first 100 of a seeded permutation of all classes are the classes
-of the task, a class's position there is its new label; the other 900 are the pool of
-out-of-distribution images. Train images are those of the ten batches, test images those of
-`val_data` (50 a class). DRPL shuffles the train images once; here they keep the files' order.
+DRPL's task (its code, data): the first 100 of a seeded permutation of all classes are
+the classes of the task, a class's position there is its new label; the other 900 are
+the pool of out-of-distribution images. Train images are those of the ten batches, test
+images those of `val_data` (50 a class). DRPL shuffles the train images once; here they
+keep the files' order.
 
-Sources: P. Chrabaszcz et al., "A Downsampled Variant of ImageNet as an Alternative to the CIFAR
-datasets", 2017; DRPL (Ortego et al., ICPR 2020).
+Sources: P. Chrabaszcz et al., "A Downsampled Variant of ImageNet as an Alternative to
+the CIFAR datasets", 2017; DRPL (Ortego et al., ICPR 2020).
 """
 
 from __future__ import annotations
@@ -36,17 +38,20 @@ MEND = ("get the official archives (Imagenet32_train.zip and _val.zip, or 64) fr
 
 
 def classes(seed: int = SEED) -> tuple[Tensor, Tensor]:
-    """Class ids, from 0, of the task (100) and of the out-of-distribution pool (900), int64."""
+    """Class ids, from 0, of the task (100) and of the out-of-distribution pool (900),
+    int64."""
     ids = torch.from_numpy(np.random.RandomState(seed).permutation(CLASSES))
     return ids[:TASK], ids[TASK:]
 
 
-def read(name: str, root: Path, wanted: Tensor, train: bool = True) -> tuple[Tensor, Tensor]:
-    """Images uint8 (N, 3, S, S) and labels int64 (N,) of the class ids `wanted`, in file order.
+def read(name: str, root: Path, wanted: Tensor,
+         train: bool = True) -> tuple[Tensor, Tensor]:
+    """Images uint8 (N, 3, S, S) and labels int64 (N,) of the class ids `wanted`, in
+    file order.
 
-    A label is the class's position in `wanted`. One file is in memory at a time, and of its images
-    only those that are wanted stay. Raises FileNotFoundError for a missing file and ValueError for
-    a damaged one.
+    A label is the class's position in `wanted`. One file is in memory at a time, and of
+    its images only those that are wanted stay. Raises FileNotFoundError for a missing
+    file and ValueError for a damaged one.
     """
     size, images, labels = SIZES[name], [], []
     place = torch.full((CLASSES,), -1)
@@ -61,7 +66,8 @@ def read(name: str, root: Path, wanted: Tensor, train: bool = True) -> tuple[Ten
 
 
 def class_names(name: str, root: Path, wanted: Tensor) -> tuple[str, ...]:
-    """The names in `map_clsloc.txt` where that lies beside the images, else "class 521"."""
+    """The names in `map_clsloc.txt` where that lies beside the images, else "class
+    521"."""
     for folder in _folders(name, root):
         path = folder / "map_clsloc.txt"
         if path.is_file():
@@ -69,8 +75,9 @@ def class_names(name: str, root: Path, wanted: Tensor) -> tuple[str, ...]:
             rows = [line.split() for line in text.splitlines() if line.strip()]
             known = {int(row[1]) - 1: row[2] for row in rows if len(row) == 3}
             if set(known) != set(range(CLASSES)):
-                raise ValueError(f"{path} must name the classes 1 to {CLASSES}, one a line: "
-                                 f"WordNet id, number, name.")
+                raise ValueError(
+                    f"{path} must name the classes 1 to {CLASSES}, one a line: "
+                    f"WordNet id, number, name.")
             return tuple(known[int(k)] for k in wanted)
     return tuple(f"class {int(k)}" for k in wanted)
 
@@ -84,8 +91,9 @@ def _files(name: str, root: Path, train: bool) -> Iterator[Path]:
     for file in TRAIN if train else (TEST,):
         found = [p for folder in _folders(name, root) if (p := folder / file).is_file()]
         if not found:
-            raise FileNotFoundError(f"{file} of {name} is not in {root / name}, nor in "
-                                    f"{root}/Imagenet{SIZES[name]}_train or _val; {MEND}")
+            raise FileNotFoundError(
+                f"{file} of {name} is not in {root / name}, nor in "
+                f"{root}/Imagenet{SIZES[name]}_train or _val; {MEND}")
         yield found[0]
 
 
@@ -94,7 +102,9 @@ def _content(path: Path, size: int) -> tuple[Tensor, Tensor]:
     try:
         with cifar.stream(path) as file:
             content = _Unpickler(file, encoding="bytes").load()
-        content = {k.decode() if isinstance(k, bytes) else k: v for k, v in content.items()}
+        content = {
+            k.decode() if isinstance(k, bytes) else k: v for k, v in content.items()
+        }
         data, y = content["data"], content["labels"]
         x = np.frombuffer(data.values(b"u1"), np.uint8).reshape(data.shape)
         if isinstance(y, _Array):
@@ -112,12 +122,12 @@ def _content(path: Path, size: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(x.copy()), torch.from_numpy(ids)
 
 
-# ------------------------------------------------------------- the restricted reader, as for CIFAR
+# -------------------------------------------------- the restricted reader, as for CIFAR
 
 
 class _Array:
-    """What a pickled array says of itself; no numpy code runs. Also others than uint8 may be
-    there (each train file holds a mean image), and are never looked at."""
+    """What a pickled array says of itself; no numpy code runs. Also others than uint8
+    may be there (each train file holds a mean image), and are never looked at."""
 
     shape: tuple[int, ...] = ()
     code: Any = b""
@@ -125,7 +135,8 @@ class _Array:
 
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, fortran, data = state
-        if not isinstance(dtype, cifar._Dtype) or fortran or not isinstance(data, bytes):
+        if not isinstance(dtype, cifar._Dtype) or fortran or not isinstance(
+                data, bytes):
             raise cifar.Refused("an array is not plain bytes in C order")
         self.shape, self.code, self.data = tuple(shape), dtype.code, data
 

@@ -1,1 +1,2 @@
-"""What the book says and what it rests on: printed numbers, claims, tables and figures."""
+"""What the book says and what it rests on: printed numbers, claims, tables and
+figures."""

@@ -1,12 +1,13 @@
 """The figures and tables of the pages, one look for all.
 
-A figure makes one point. It is drawn by one function here, which returns a matplotlib `Figure`,
-and put on the page by `show(figure, alt="what one sees")`. Several figures given to `show` stand
-side by side where there is room and one below the other on a phone.
+A figure makes one point. It is drawn by one function here, which returns a matplotlib
+`Figure`, and put on the page by `show(figure, alt="what one sees")`. Several figures
+given to `show` stand side by side where there is room and one below the other on a
+phone.
 
-Colours have fixed roles (Okabe-Ito, told apart by colour-blind readers): blue for right labels,
-vermillion for wrong ones, green for the true class, grey for the oracle that nobody has. Tables
-of runs are `summary_table` and `table` (in `tables`).
+Colours have fixed roles (Okabe-Ito, told apart by colour-blind readers): blue for right
+labels, vermillion for wrong ones, green for the true class, grey for the oracle that
+nobody has. Tables of runs are `summary_table` and `table` (in `tables`).
 """
 
 from __future__ import annotations
@@ -39,19 +40,23 @@ BLUE, VERMILLION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#8C8C8C"
 ORANGE, SKY, PURPLE, BLACK = "#E69F00", "#56B4E9", "#CC79A7", "#222222"
 ROLES = {"right": BLUE, "wrong": VERMILLION, "true": GREEN, "oracle": GREY}
 """What a colour means, on every page."""
-CLASSES = (BLUE, ORANGE, GREEN, PURPLE, SKY, BLACK, "#B8A500", "#882255", "#6A51A3", "#8B5A2B")
+CLASSES = (BLUE, ORANGE, GREEN, PURPLE, SKY, BLACK, "#B8A500", "#882255", "#6A51A3",
+           "#8B5A2B")
 """Ten colours for ten classes; always with the class written beside them."""
 
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (5, 1.5, 1.5, 1.5)), (0, (8, 2)))
 
-COLUMNS: dict[str, tuple[str, str]] = {  # name on a page, colour; those not listed keep theirs
-    "test": ("Test accuracy", BLACK), "val": ("Accuracy on noisy validation labels", ORANGE),
-    "clean_fit": ("Right labels learnt", BLUE), "wrong_fit": ("Wrong labels learnt", VERMILLION),
-    "wrong_corrected": ("True class said instead", GREEN),
-    "label_accuracy": ("Targets that are right", GREEN), "auc": ("AUC of p_clean", PURPLE),
-    "loss": ("Training loss", BLACK), "lr": ("Learning rate", GREY),
+# name on a page, colour; those not listed keep theirs
+COLUMNS: dict[str, tuple[str, str]] = {
+    "test": ("Test accuracy", BLACK),
+    "val": ("Accuracy on noisy validation labels", ORANGE), "clean_fit":
+        ("Right labels learnt", BLUE), "wrong_fit": ("Wrong labels learnt", VERMILLION),
+    "wrong_corrected": ("True class said instead", GREEN), "label_accuracy":
+        ("Targets that are right", GREEN), "auc": ("AUC of p_clean", PURPLE), "loss":
+            ("Training loss", BLACK), "lr": ("Learning rate", GREY),
 }  # fmt: skip
-SHARES = ("test", "val", "clean_fit", "wrong_fit", "wrong_corrected", "label_accuracy", "auc")
+SHARES = ("test", "val", "clean_fit", "wrong_fit", "wrong_corrected", "label_accuracy",
+          "auc")
 
 SMALL, WIDE = (4.0, 3.0), (5.4, 3.4)  # inches; a phone shows SMALL nearly at its size
 HEAVY = 60_000  # bytes; a drawing that is heavier as svg is shown as png
@@ -62,22 +67,26 @@ def colour_of(method: str) -> str:
     return METHODS.get(method, ("", BLACK))[1]
 
 
-# ----------------------------------------------------------------------------------- the one look
+# ------------------------------------------------------------------------- the one look
 
 
 def style() -> None:
-    """Set the look of all figures. Called by every figure here; harmless to call again."""
+    """Set the look of all figures. Called by every figure here; harmless to call
+    again."""
     import seaborn as sns
 
-    sns.set_theme(context="notebook", style="ticks", palette=list(CLASSES), rc={
-        "figure.figsize": SMALL, "figure.dpi": 110, "savefig.facecolor": "white",
-        "font.family": "sans-serif", "font.size": 10.5, "axes.titlesize": 11,
-        "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.labelsize": 10.5,
-        "xtick.labelsize": 9.5, "ytick.labelsize": 9.5, "legend.fontsize": 9.5,
-        "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False,
-        "axes.grid": True, "grid.color": "#E6E6E6", "grid.linewidth": 0.8, "lines.linewidth": 1.9,
-        "svg.hashsalt": "noisylabels", "svg.fonttype": "path", "image.interpolation": "nearest",
-    })  # fmt: skip
+    sns.set_theme(
+        context="notebook", style="ticks", palette=list(CLASSES), rc={
+            "figure.figsize": SMALL, "figure.dpi": 110, "savefig.facecolor": "white",
+            "font.family": "sans-serif", "font.size": 10.5, "axes.titlesize": 11,
+            "axes.titleweight": "bold", "axes.titlelocation": "left",
+            "axes.labelsize": 10.5, "xtick.labelsize": 9.5, "ytick.labelsize": 9.5,
+            "legend.fontsize": 9.5, "legend.frameon": False, "axes.spines.top": False,
+            "axes.spines.right": False, "axes.grid": True, "grid.color": "#E6E6E6",
+            "grid.linewidth": 0.8, "lines.linewidth": 1.9,
+            "svg.hashsalt": "noisylabels", "svg.fonttype": "path",
+            "image.interpolation": "nearest",
+        })  # fmt: skip
     try:
         from IPython.core.getipython import get_ipython
         from matplotlib_inline.backend_inline import set_matplotlib_formats
@@ -90,8 +99,8 @@ def style() -> None:
 def axes(ax: Any = None, size: tuple[float, float] = SMALL) -> Any:
     """`ax` itself, or the axes of a new figure of that size in inches, in our look.
 
-    pyplot does not know the figure, so a notebook never draws it by itself at the end of a cell:
-    it comes to a page by `show` alone, with the text that stands in for it.
+    pyplot does not know the figure, so a notebook never draws it by itself at the end
+    of a cell: it comes to a page by `show` alone, with the text that stands in for it.
     """
     if ax is not None:
         return ax
@@ -105,11 +114,13 @@ def show(*figures: Any, alt: str | Sequence[str], kind: str = "auto") -> None:
     """Put figures on the page, with the text that stands in for them.
 
     Args:
-        figures: matplotlib figures, or what `image_grid` returns. Several stand side by side where
-            the page is wide enough.
-        alt: what a reader who cannot see would be told, one sentence a figure: what is drawn and
-            what it shows. One text for several figures describes them together.
-        kind: "svg" for lines, "png" for what has many points; "auto" takes svg unless it is heavy.
+        figures: matplotlib figures, or what `image_grid` returns. Several stand side by
+            side where the page is wide enough.
+        alt: what a reader who cannot see would be told, one sentence a figure: what is
+            drawn and what it shows. One text for several figures describes them
+            together.
+        kind: "svg" for lines, "png" for what has many points; "auto" takes svg unless
+            it is heavy.
 
     Raises ValueError without figures, for an empty alt and for another kind.
     """
@@ -122,9 +133,12 @@ def show(*figures: Any, alt: str | Sequence[str], kind: str = "auto") -> None:
     said = [alt] if isinstance(alt, str) else list(alt)
     if isinstance(alt, str):  # the others refer to it: no picture is without words
         n = len(figures)
-        said += [f"Picture {i} of {n}, described with the first." for i in range(2, n + 1)]
+        said += [
+            f"Picture {i} of {n}, described with the first." for i in range(2, n + 1)
+        ]
     if len(said) != len(figures) or not all(t.strip() for t in said):
-        raise ValueError("alt must say in words what the figure shows, one text a figure.")
+        raise ValueError(
+            "alt must say in words what the figure shows, one text a figure.")
     parts = [f.html(alt=text) if isinstance(f, Html) else _img(f, text, kind)
              for f, text in zip(figures, said, strict=True)]
     flex = "display:flex;flex-wrap:wrap;gap:0.5rem 1rem;align-items:flex-start"
@@ -132,13 +146,14 @@ def show(*figures: Any, alt: str | Sequence[str], kind: str = "auto") -> None:
 
 
 def _img(figure: Any, alt: str, kind: str) -> str:
-    """The figure as an <img> that carries its picture and says its size, so that nothing on the
-    page moves when the picture is drawn."""
+    """The figure as an <img> that carries its picture and says its size, so that
+    nothing on the page moves when the picture is drawn."""
     figure = getattr(figure, "figure", figure)  # axes will do too
     svg = _saved(figure, "svg") if kind != "png" else b""
     use_svg = kind == "svg" or (kind == "auto" and len(svg) <= HEAVY)
     data, mime = (svg, "svg+xml") if use_svg else (_saved(figure, "png"), "png")
-    width, height = (round(inches * 100) for inches in figure.get_size_inches())  # page pixels
+    # page pixels
+    width, height = (round(inches * 100) for inches in figure.get_size_inches())
     return (f'<img alt="{html.escape(alt)}" width="{width}" height="{height}" '
             f'style="flex:1 1 300px;min-width:0;max-width:min({width}px,100%);'
             'height:auto;background:white" '
@@ -153,24 +168,28 @@ def _saved(figure: Any, kind: str) -> bytes:
     from PIL import Image
 
     figure.savefig(packed, format="png", dpi=160)
-    small = io.BytesIO()  # 128 colours are enough for a drawing, at a third of the bytes
+    # 128 colours are enough for a drawing, at a third of the bytes
+    small = io.BytesIO()
     Image.open(packed).convert("RGB").quantize(128).save(small, "png", optimize=True)
     return small.getvalue()
 
 
-# ------------------------------------------------------------------------------- over the epochs
+# ---------------------------------------------------------------------- over the epochs
 
 
 def learning_curves(runs: Iterable[Run], columns: str | Sequence[str] = "test", *,
                     by: Callable[[Run], str] | None = None, band: str = "range",
                     ylabel: str | None = None, title: str = "", ax: Any = None) -> Any:
-    """Columns of `Run.epochs` over the epochs: a line for the mean, a band over the seeds.
+    """Columns of `Run.epochs` over the epochs: a line for the mean, a band over the
+    seeds.
 
     Args:
-        runs: finished runs, any order; `by` gives the group of a run (default: its method's name).
-        columns: one or more columns. Colour tells groups apart when there are several, else
-            columns; dashes tell the other.
-        band: "range" (least to greatest), "std" (mean +- sample standard deviation) or "none".
+        runs: finished runs, any order; `by` gives the group of a run (default: its
+            method's name).
+        columns: one or more columns. Colour tells groups apart when there are several,
+            else columns; dashes tell the other.
+        band: "range" (least to greatest), "std" (mean +- sample standard deviation) or
+            "none".
     """
     if band not in ("range", "std", "none"):
         raise ValueError(f"unknown band {band!r}; allowed: range, std, none.")
@@ -183,7 +202,8 @@ def learning_curves(runs: Iterable[Run], columns: str | Sequence[str] = "test", 
         raise ValueError("there is no run to draw; train one first.")
     if by is None:  # the same order in every figure
         order = [name for name, _ in METHODS.values()]
-        known = sorted(groups, key=lambda g: order.index(g) if g in order else len(order))
+        known = sorted(groups, key=lambda g: order.index(g)
+                       if g in order else len(order))
         groups = {g: groups[g] for g in known}
     ax = axes(ax)
     many = len(groups) > 1
@@ -191,9 +211,11 @@ def learning_curves(runs: Iterable[Run], columns: str | Sequence[str] = "test", 
         for c, column in enumerate(columns):
             text, colour = COLUMNS.get(column, (column, CLASSES[c % 10]))
             if many:
-                colour = next((k for n, k in METHODS.values() if n == label), CLASSES[g % 10])
+                colour = next((k for n, k in METHODS.values() if n == label),
+                              CLASSES[g % 10])
                 text = label if len(columns) == 1 else f"{label}: {text.lower()}"
-            _band(ax, stack(members, column), text, colour, DASHES[(c if many else g) % 5], band)
+            _band(ax, stack(members, column), text, colour,
+                  DASHES[(c if many else g) % 5], band)
     _share_axis(ax, columns)
     names = [COLUMNS.get(c, (c, ""))[0] for c in columns]
     ax.set(xlabel="Epoch", ylabel=ylabel or (names[0] if len(names) == 1 else "Share"))
@@ -202,8 +224,8 @@ def learning_curves(runs: Iterable[Run], columns: str | Sequence[str] = "test", 
 
 
 def stack(runs: Sequence[Run], column: str) -> np.ndarray:
-    """The column of several runs, (runs, epochs), in per cent if it is a share; runs that are
-    shorter end with NaN."""
+    """The column of several runs, (runs, epochs), in per cent if it is a share; runs
+    that are shorter end with NaN."""
     rows = [np.asarray(r.epochs[column], float) for r in runs]
     out = np.full((len(rows), max(map(len, rows))), np.nan)
     for row, values in zip(out, rows, strict=True):
@@ -211,11 +233,13 @@ def stack(runs: Sequence[Run], column: str) -> np.ndarray:
     return out * 100 if column in SHARES else out
 
 
-def _band(ax: Any, y: np.ndarray, label: str, colour: str, dash: Any, band: str) -> None:
+def _band(ax: Any, y: np.ndarray, label: str, colour: str, dash: Any,
+          band: str) -> None:
     x = np.arange(1, y.shape[1] + 1)
     known = np.ma.masked_invalid(y)
     mean, least, greatest = (_joined(np.ma.filled(part, np.nan)) for part in (
-        known.mean(0), known.min(0), known.max(0)))  # nothing is drawn where nothing was measured
+        # nothing is drawn where nothing was measured
+        known.mean(0), known.min(0), known.max(0)))
     ax.plot(x, mean, color=colour, linestyle=dash, label=label)
     if len(y) > 1 and band != "none":
         wide = np.ma.filled(known.std(0, ddof=1), 0.0)
@@ -224,8 +248,8 @@ def _band(ax: Any, y: np.ndarray, label: str, colour: str, dash: Any, band: str)
 
 
 def _joined(values: np.ndarray, most: int = 5) -> np.ndarray:
-    """Values (epochs,) with straight lines over gaps of fewer than `most` epochs: not every epoch
-    need have a number. Longer gaps stay."""
+    """Values (epochs,) with straight lines over gaps of fewer than `most` epochs: not
+    every epoch need have a number. Longer gaps stay."""
     there = np.flatnonzero(np.isfinite(values))
     out = values.copy()
     for a, b in zip(there[:-1], there[1:], strict=True):
@@ -242,8 +266,8 @@ def _share_axis(ax: Any, columns: Sequence[str]) -> None:
 
 
 def _legend(ax: Any, title: str = "", lift: float = 0) -> None:
-    """The title on top, then the legend, then `lift` points, then the drawing: nothing is hidden
-    by them."""
+    """The title on top, then the legend, then `lift` points, then the drawing: nothing
+    is hidden by them."""
     labels = ax.get_legend_handles_labels()[1]
     rows = 0
     if len(labels) > 1:
@@ -252,7 +276,8 @@ def _legend(ax: Any, title: str = "", lift: float = 0) -> None:
         rows = math.ceil(len(labels) / ncols)
         height = ax.figure.get_figheight() * 72 * 0.6
         ax.legend(loc="lower left", bbox_to_anchor=(0, 1 + lift / height), ncols=ncols,
-                  borderaxespad=0.2, columnspacing=1.2, handlelength=1.8, labelspacing=0.3)
+                  borderaxespad=0.2, columnspacing=1.2, handlelength=1.8,
+                  labelspacing=0.3)
     if title:
         ax.set_title(title, pad=6 + lift + 14.5 * rows)
 
@@ -260,38 +285,44 @@ def _legend(ax: Any, title: str = "", lift: float = 0) -> None:
 def memorisation(runs: Run | Iterable[Run], *, title: str = "", ax: Any = None) -> Any:
     """What is learnt of the right and of the wrong labels, beside the test accuracy.
 
-    Marks, for the mean over the runs, the last epoch and in grey the best one by the test set.
+    Marks, for the mean over the runs, the last epoch and in grey the best one by the
+    test set.
     """
     runs = [runs] if isinstance(runs, Run) else list(runs)
     ax = axes(ax, WIDE)
     learning_curves(runs, ("clean_fit", "wrong_fit", "wrong_corrected", "test"),
                     by=lambda r: "all", ax=ax)
-    seen = np.ma.masked_invalid(stack(runs, "test"))  # not every epoch need have a number
+    # not every epoch need have a number
+    seen = np.ma.masked_invalid(stack(runs, "test"))
     test = np.ma.filled(seen.mean(0), np.nan)
-    last, final = len(test) - 1, len(runs[0].last_stage())  # earlier stages' networks are gone
+    # earlier stages' networks are gone
+    last, final = len(test) - 1, len(runs[0].last_stage())
     best = len(test) - final + int(np.nanargmax(test[-final:]))
     ax.axvline(best + 1, color=GREY, linewidth=1, linestyle=":")
     ax.plot(best + 1, test[best], "o", color=GREY, zorder=4)
     ax.plot(last + 1, test[last], "o", color=BLACK, zorder=4, clip_on=False)
-    ax.annotate(f"best on test {test[best]:.0f} % (oracle)", (best + 1, 102), (-3, 2), fontsize=9,
-                textcoords="offset points", color="#6B6B6B", annotation_clip=False)
-    ax.annotate(f"last\n{test[last]:.0f} %", (last + 1, test[last]), (7, 0), va="center",
-                textcoords="offset points", fontsize=9, annotation_clip=False)
+    ax.annotate(f"best on test {test[best]:.0f} % (oracle)", (best + 1, 102), (-3, 2),
+                fontsize=9, textcoords="offset points", color="#6B6B6B",
+                annotation_clip=False)
+    ax.annotate(f"last\n{test[last]:.0f} %", (last + 1, test[last]), (7, 0),
+                va="center", textcoords="offset points", fontsize=9,
+                annotation_clip=False)
     _legend(ax, title, lift=13)
     ax.set_ylabel("Share of samples")
     return ax.figure
 
 
-# ----------------------------------------------------------------------------- losses, matrices
+# --------------------------------------------------------------------- losses, matrices
 
 
 def loss_histogram(losses: Any, wrong: Any, mixture: Any = None, *, bins: int = 40,
                    xlabel: str = "Loss", title: str = "", ax: Any = None) -> Any:
-    """How losses of right and of wrong labels are spread, with the components fitted to them all.
+    """How losses of right and of wrong labels are spread, with the components fitted to
+    them all.
 
     Args:
-        losses: (N,) on the scale the mixture was fitted on; values that are not finite are left
-            out.
+        losses: (N,) on the scale the mixture was fitted on; values that are not finite
+            are left out.
         wrong: bool (N,), the given label is wrong.
         mixture: a `GaussianMixture` or `BetaMixture` of these losses, or None.
     """
@@ -300,34 +331,42 @@ def loss_histogram(losses: Any, wrong: Any, mixture: Any = None, *, bins: int = 
     keep = np.isfinite(losses)
     losses, wrong = losses[keep], wrong[keep]
     edges = np.histogram_bin_edges(losses, bins)
-    for mask, label, colour in ((~wrong, "Right label", BLUE), (wrong, "Wrong label", VERMILLION)):
+    for mask, label, colour in ((~wrong, "Right label", BLUE), (wrong, "Wrong label",
+                                                                VERMILLION)):
         ax.hist(losses[mask], edges, label=label, color=colour, alpha=0.55, linewidth=0)
     if mixture is not None:
         x = np.linspace(edges[0], edges[-1], 400)
         scale = len(losses) * (edges[1] - edges[0])  # from a density to counts
         for density, label, dash in zip(_components(mixture, x), ("Low component",
                                         "High component"), ("-", "--"), strict=True):
-            ax.plot(x, density * scale, color=BLACK, linestyle=dash, linewidth=1.5, label=label)
+            ax.plot(x, density * scale, color=BLACK, linestyle=dash, linewidth=1.5,
+                    label=label)
         tallest = max(p.get_height() for p in ax.patches)
-        ax.set_ylim(0, 1.1 * max(tallest, 1))  # a component's spike may leave the picture
+        # a component's spike may leave the picture
+        ax.set_ylim(0, 1.1 * max(tallest, 1))
     ax.set(xlabel=xlabel, ylabel="Samples")
     _legend(ax, title)
     return ax.figure
 
 
 def _components(mixture: Any, x: np.ndarray) -> list[np.ndarray]:
-    """The two weighted densities of a fitted mixture at x, the component of low losses first."""
+    """The two weighted densities of a fitted mixture at x, the component of low losses
+    first."""
     w = _array(mixture.weights).astype(float)
     if isinstance(mixture, mixtures.GaussianMixture):
         m, v = (_array(a).astype(float) for a in (mixture.means, mixture.variances))
-        return [w[k] * np.exp(-((x - m[k]) ** 2) / (2 * v[k])) / math.sqrt(2 * math.pi * v[k])
-                for k in (0, 1)]
+        return [
+            w[k] * np.exp(-((x - m[k])**2) / (2 * v[k])) / math.sqrt(2 * math.pi * v[k])
+            for k in (0, 1)
+        ]
     a, b = _array(mixture.alphas), _array(mixture.betas)
     low, width = float(mixture.low), float(mixture.high - mixture.low)
     u = (x - low) / width
     inside = (u > 0) & (u < 1)
     u = np.where(inside, u, 0.5)
-    norm = [math.lgamma(a[k] + b[k]) - math.lgamma(a[k]) - math.lgamma(b[k]) for k in (0, 1)]
+    norm = [
+        math.lgamma(a[k] + b[k]) - math.lgamma(a[k]) - math.lgamma(b[k]) for k in (0, 1)
+    ]
     return [np.where(inside, w[k] * np.exp(norm[k] + (a[k] - 1) * np.log(u)
                                            + (b[k] - 1) * np.log1p(-u)) / width, np.nan)
             for k in (0, 1)]
@@ -346,10 +385,11 @@ def transition_heatmap(matrix: Any, names: Sequence[str] = (), *, title: str = "
     few = c <= 12
     ax = axes(ax, (4.6, 4.0))
     words = np.array([[f"{v:.0f}" if v >= 0.5 else "" for v in row] for row in share])
-    sns.heatmap(share, ax=ax, vmin=0, vmax=100, cmap="Blues", square=True, annot=words if few
-                else None, fmt="", annot_kws={"fontsize": 8.5}, linewidths=0.5 if few else 0,
-                rasterized=not few, cbar_kws={"label": "%", "shrink": 0.8},
-                xticklabels=list(names) if few and names else few,
+    sns.heatmap(share, ax=ax, vmin=0, vmax=100, cmap="Blues", square=True,
+                annot=words if few else None, fmt="", annot_kws={"fontsize": 8.5},
+                linewidths=0.5 if few else 0, rasterized=not few,
+                cbar_kws={"label": "%", "shrink": 0.8
+                          }, xticklabels=list(names) if few and names else few,
                 yticklabels=list(names) if few and names else few)
     ax.set(xlabel="Given label", ylabel="True class")
     ax.tick_params(length=0)
@@ -364,7 +404,7 @@ def transition_heatmap(matrix: Any, names: Sequence[str] = (), *, title: str = "
     return ax.figure
 
 
-# ------------------------------------------------------------------------------- images, points
+# ----------------------------------------------------------------------- images, points
 
 
 def image_grid(images: Any, titles: Sequence[str] = (), *,
@@ -373,18 +413,21 @@ def image_grid(images: Any, titles: Sequence[str] = (), *,
     """Images with a text below each; the grid wraps to the width of the page.
 
     Args:
-        images: uint8 (N, C, H, W) with C 1 or 3, or (N, H, W). Pixels stay sharp squares.
-        titles: a text for each image; a line break starts a new line. It is the alt text too; an
-            image without one is named by its place.
-        colours: the texts' colours, such as ROLES["wrong"]: one, or one for each of its lines.
+        images: uint8 (N, C, H, W) with C 1 or 3, or (N, H, W). Pixels stay sharp
+            squares.
+        titles: a text for each image; a line break starts a new line. It is the alt
+            text too; an image without one is named by its place.
+        colours: the texts' colours, such as ROLES["wrong"]: one, or one for each of its
+            lines.
         size: width of an image on the page, in pixels.
         columns: at most that many images side by side (default: as many as fit).
     """
     pixels = _array(images)
     if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or (
             pixels.ndim == 4 and pixels.shape[1] not in (1, 3)):
-        raise ValueError("images must be uint8 of shape (N, H, W) or (N, C, H, W) with C 1 or 3, "
-                         f"not {pixels.dtype} of shape {tuple(pixels.shape)}.")
+        raise ValueError(
+            "images must be uint8 of shape (N, H, W) or (N, C, H, W) with C 1 or 3, "
+            f"not {pixels.dtype} of shape {tuple(pixels.shape)}.")
     titles = list(titles) or [""] * len(pixels)
     colours = list(colours) if colours is not None else ["inherit"] * len(pixels)
     if not len(titles) == len(colours) == len(pixels):
@@ -392,14 +435,17 @@ def image_grid(images: Any, titles: Sequence[str] = (), *,
                          f"{len(titles)} and {len(colours)}.")
     cells = []
     height = round(size * pixels.shape[-2] / pixels.shape[-1])
-    for i, (image, title, colour) in enumerate(zip(pixels, titles, colours, strict=True), 1):
+    for i, (image, title,
+            colour) in enumerate(zip(pixels, titles, colours, strict=True), 1):
         alt = title.replace("\n", ", ") or f"image {i} of {len(pixels)}"
         lines = title.split("\n")
         inks = [colour] * len(lines) if isinstance(colour, str) else list(colour)
         if len(inks) != len(lines):
-            raise ValueError(f"image {i} has {len(lines)} lines of text and {len(inks)} colours; "
-                             "give one colour, or one a line.")
-        text = "<br>".join(_toned(line, ink) for line, ink in zip(lines, inks, strict=True))
+            raise ValueError(
+                f"image {i} has {len(lines)} lines of text and {len(inks)} colours; "
+                "give one colour, or one a line.")
+        text = "<br>".join(
+            _toned(line, ink) for line, ink in zip(lines, inks, strict=True))
         cells.append(
             f'<div style="width:{size}px;text-align:center;line-height:1.25;font-size:0.8rem">'
             f'<img alt="{html.escape(alt)}" width="{size}" '
@@ -407,9 +453,10 @@ def image_grid(images: Any, titles: Sequence[str] = (), *,
             f'src="data:image/png;base64,{_png(image)}">'
             f'{text}</div>')
     most = f"max-width:{columns * (size + 10)}px;" if columns else ""
-    return Html('<div role="group" class="nl-thumbs" aria-label="{alt}" style="display:flex;'
-                f'flex-wrap:wrap;gap:10px;{most}">' + "".join(cells) + "</div>",
-                "; ".join(filter(None, titles)))
+    return Html(
+        '<div role="group" class="nl-thumbs" aria-label="{alt}" style="display:flex;'
+        f'flex-wrap:wrap;gap:10px;{most}">' + "".join(cells) + "</div>",
+        "; ".join(filter(None, titles)))
 
 
 def _toned(text: str, colour: str) -> str:
@@ -431,7 +478,8 @@ def _png(image: np.ndarray) -> str:
 
 def embedding(points: Any, labels: Any, names: Sequence[str] = (), *, wrong: Any = None,
               title: str = "", ax: Any = None) -> Any:
-    """Points (N, 2) coloured by class (N,), the class written at the middle of its points.
+    """Points (N, 2) coloured by class (N,), the class written at the middle of its
+    points.
 
     `wrong` (bool, N): those points are drawn as vermillion crosses.
     """
@@ -446,9 +494,11 @@ def embedding(points: Any, labels: Any, names: Sequence[str] = (), *, wrong: Any
                    label="Wrong label")
     for c in np.unique(labels):
         x, y = np.median(points[labels == c], 0)
-        ax.text(x, y, names[int(c)] if len(names) else str(c), ha="center", va="center",
-                fontsize=9.5, fontweight="bold",
-                bbox=dict(boxstyle="round,pad=0.15", facecolor="white", alpha=0.8, linewidth=0))
+        ax.text(
+            x, y, names[int(c)] if len(names) else str(c), ha="center", va="center",
+            fontsize=9.5, fontweight="bold", bbox=dict(boxstyle="round,pad=0.15",
+                                                       facecolor="white", alpha=0.8,
+                                                       linewidth=0))
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     ax.grid(False)
@@ -459,11 +509,12 @@ def embedding(points: Any, labels: Any, names: Sequence[str] = (), *, wrong: Any
     return ax.figure
 
 
-def bars(values: Mapping[str, Sequence[float]], *, colours: Mapping[str, str] | None = None,
-         xlabel: str = "Test accuracy", percent: bool = True, title: str = "",
-         ax: Any = None) -> Any:
-    """One bar a name: the mean of its values, a whisker of +- one sample standard deviation, and
-    each value as a dot. `percent`: values in [0, 1] are drawn in per cent. Bars start at zero."""
+def bars(values: Mapping[str, Sequence[float]], *,
+         colours: Mapping[str, str] | None = None, xlabel: str = "Test accuracy",
+         percent: bool = True, title: str = "", ax: Any = None) -> Any:
+    """One bar a name: the mean of its values, a whisker of +- one sample standard
+    deviation, and each value as a dot. `percent`: values in [0, 1] are drawn in per
+    cent. Bars start at zero."""
     if not values or not all(len(v) for v in values.values()):
         raise ValueError("bars takes at least one value for every name.")
     ax = axes(ax, (SMALL[0] + 0.6, 0.9 + 0.42 * len(values)))
@@ -495,8 +546,9 @@ def _array(x: Any) -> np.ndarray:
 
 
 __all__ = [
-    "BLUE", "CLASSES", "COLUMNS", "GREEN", "GREY", "METHODS", "ROLES", "VERMILLION", "Html",
-    "Summary", "axes", "bars", "colour_of", "data_name", "embedding", "image_grid",
-    "learning_curves", "loss_histogram", "memorisation", "name_of", "plain_table", "show",
-    "stack", "style", "summaries", "summary_table", "table", "transition_heatmap",
+    "BLUE", "CLASSES", "COLUMNS", "GREEN", "GREY", "METHODS", "ROLES", "VERMILLION",
+    "Html", "Summary", "axes", "bars", "colour_of", "data_name", "embedding",
+    "image_grid", "learning_curves", "loss_histogram", "memorisation", "name_of",
+    "plain_table", "show", "stack", "style", "summaries", "summary_table", "table",
+    "transition_heatmap",
 ]  # fmt: skip

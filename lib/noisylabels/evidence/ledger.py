@@ -1,13 +1,15 @@
 """What our runs say about the papers: a state for every claim and every printed number.
 
-No state is typed by hand. `data/published/checks.csv` says which recorded runs decide a claim, by
-the rules of `published.RULES`; `judge` applies them, `judge_cell` holds a printed number against
-the runs of its setting. What was not run, or has no check, says what it would take.
+No state is typed by hand. `data/published/checks.csv` says which recorded runs decide a
+claim, by the rules of `published.RULES`; `judge` applies them, `judge_cell` holds a
+printed number against the runs of its setting. What was not run, or has no check, says
+what it would take.
 
-Only runs with a method's usual settings count (`usual`): an ablation decides no claim. Budgets
-are never mixed; of those that decide, the largest speaks. A budget decides a check when its runs
-reach what the claim speaks of (`Check.decidable_at`) and both sides were trained equally
-(`published.compare`); runs that do not are told, and the state is "needs the ... budget".
+Only runs with a method's usual settings count (`usual`): an ablation decides no claim.
+Budgets are never mixed; of those that decide, the largest speaks. A budget decides a
+check when its runs reach what the claim speaks of (`Check.decidable_at`) and both sides
+were trained equally (`published.compare`); runs that do not are told, and the state is
+"needs the ... budget".
 """
 
 from __future__ import annotations
@@ -60,8 +62,8 @@ Runs = Mapping[Case, Mapping[Seeds, Run]]
 
 
 class Outcome(NamedTuple):
-    """One comparison: True, False or None (not settled); `done` False when not run, or when
-    `barred` says why its runs cannot decide it."""
+    """One comparison: True, False or None (not settled); `done` False when not run, or
+    when `barred` says why its runs cannot decide it."""
 
     done: bool
     holds: bool | None
@@ -71,7 +73,8 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class Entry:
-    """A claim, its state, the budget that decided it (None: none did) and what it would take."""
+    """A claim, its state, the budget that decided it (None: none did) and what it would
+    take."""
 
     claim: Claim
     verdict: Verdict
@@ -88,7 +91,7 @@ class Target:
     ours: Summary | None = None
 
 
-# --------------------------------------------------------------------------- runs, sorted
+# ------------------------------------------------------------------------- runs, sorted
 
 
 def usual(recorded: Iterable[Run]) -> list[Run]:
@@ -111,7 +114,8 @@ def by_case(recorded: Iterable[Run], budget: str) -> dict[Case, dict[Seeds, Run]
     for run in usual(r for r in recorded if r.setting.budget == budget):
         s = run.setting
         seeds = (s.split_seed, s.noise_seed, s.init_seed)
-        cases.setdefault((s.method, s.dataset, s.noise, round(s.rate, 6)), {})[seeds] = run
+        cases.setdefault((s.method, s.dataset, s.noise, round(s.rate, 6)),
+                         {})[seeds] = run
     return cases
 
 
@@ -126,7 +130,8 @@ def cases_of(check: Check) -> list[Case]:
 
 
 def above(one: Mapping[Seeds, Run], other: Mapping[Seeds, Run]) -> Outcome:
-    """Rule `above`: the last epoch of `one` against that of `other`, by `published.compare`."""
+    """Rule `above`: the last epoch of `one` against that of `other`, by
+    `published.compare`."""
     found = published.compare(one.values(), other.values())
     if found.paired.n < MIN_RUNS:
         return Outcome(False, None, f"{found.paired.n} of {MIN_RUNS} paired runs")
@@ -161,13 +166,14 @@ def _mends(run: Run) -> bool:
 
 
 def _early_auc(run: Run) -> float:
-    """Area under the ROC curve of MixNN's w in the tenth epoch, or in the last epoch before the
-    corrections of labels where these begin sooner; NaN when not noted.
+    """Area under the ROC curve of MixNN's w in the tenth epoch, or in the last epoch
+    before the corrections of labels where these begin sooner; NaN when not noted.
 
-    After a correction w says that the network agrees with its targets, no longer that a label is
-    right. An epoch's w comes from the losses before its first step: in epoch 10 of the published
-    schedule, after nine epochs of cross entropy. As w falls with the loss, but for the lowest
-    losses where the mixture's wider component may come back, this is nearly the area of the loss.
+    After a correction w says that the network agrees with its targets, no longer that a
+    label is right. An epoch's w comes from the losses before its first step: in epoch
+    10 of the published schedule, after nine epochs of cross entropy. As w falls with
+    the loss, but for the lowest losses where the mixture's wider component may come
+    back, this is nearly the area of the loss.
     """
     o = run.setting.options
     at = max(o["warm_up"], min(EARLY, o["start_epoch"] - 1))
@@ -186,14 +192,17 @@ EACH: dict[str, Callable[[Run], bool]] = {
 
 
 SEEN: dict[str, tuple[Callable[[Run], float], str, str]] = {
-    "level": (lambda r: 100 * (r.best() - mean_last_10(r)),
-              "best epoch minus mean of the last ten:", f" points; at most {MARGIN:g} allowed"),
-    "memorises": (lambda r: 100 * (r.best() - r.last()), "best epoch minus last:",
-                  f" points; more than {MARGIN:g} needed, and wrong labels learnt since"),
-    "mends": (lambda r: 100 * (_final(r, "label_accuracy") + r.info["realised_rate"] - 1),
-              "share of right labels among the targets minus that among the given labels:",
-              f" points; at least {POINTS:g} needed"),
-    "ranks": (_early_auc, "area under the ROC curve before labels are corrected:",
+    "level": (lambda r: 100 *
+              (r.best() - mean_last_10(r)), "best epoch minus mean of the last ten:",
+              f" points; at most {MARGIN:g} allowed"),
+    "memorises":
+        (lambda r: 100 * (r.best() - r.last()), "best epoch minus last:",
+         f" points; more than {MARGIN:g} needed, and wrong labels learnt since"),
+    "mends":
+        (lambda r: 100 * (_final(r, "label_accuracy") + r.info["realised_rate"] - 1),
+         "share of right labels among the targets minus that among the given labels:",
+         f" points; at least {POINTS:g} needed"), "ranks":
+             (_early_auc, "area under the ROC curve before labels are corrected:",
               f"; at least {AUC:g} needed"),
 }  # fmt: skip
 """For those rules: the number that is looked at, and the words before and behind it."""
@@ -203,19 +212,25 @@ def _seen(rule: str, found: Iterable[Run]) -> str:
     """What a rule looked at in each run, in words."""
     number, before, behind = SEEN[rule]
     values = [number(r) for r in found]
-    shown = ["not noted" if math.isnan(v) else f"{v:.2f}".replace("-", "\u2212") for v in values]
+    shown = [
+        "not noted" if math.isnan(v) else f"{v:.2f}".replace("-", "\u2212")
+        for v in values
+    ]
     return f"{before} {', '.join(shown)}{behind}"
 
 
 def _called(method: str, of: Mapping[Any, Run]) -> str:
-    """The method's name on a page, as these runs of it were made: ELR* where ELR restarts."""
+    """The method's name on a page, as these runs of it were made: ELR* where ELR
+    restarts."""
     return name_of(next((method_of(r.setting) for r in of.values()), method))
 
 
 def outcomes(check: Check, cases: Runs, budget: str = "paper") -> list[Outcome]:
-    """The comparisons of a check, one a rate and, for `above`, one a rival. Not for `number`.
+    """The comparisons of a check, one a rate and, for `above`, one a rival. Not for
+    `number`.
 
-    `budget`: of the runs in `cases`; below `check.decidable_at` it bars every comparison.
+    `budget`: of the runs in `cases`; below `check.decidable_at` it bars every
+    comparison.
     """
     out = []
     for rate in check.rates.split():
@@ -226,15 +241,17 @@ def outcomes(check: Check, cases: Runs, budget: str = "paper") -> list[Outcome]:
             for name in check.others.split():
                 theirs = cases.get((name, *at), {})
                 found = above(mine, theirs)
-                said = (f"{_called(check.method, mine)} over {_called(name, theirs)}, {where}: "
-                        f"{found.words}")
+                said = (
+                    f"{_called(check.method, mine)} over {_called(name, theirs)}, {where}: "
+                    f"{found.words}")
                 out.append(found._replace(words=said))
         else:
             hits = [EACH[check.rule](r) for r in mine.values()]
             done = len(hits) >= MIN_RUNS
             holds = True if all(hits) else None if any(hits) else False
-            said = (f"{_called(check.method, mine)}, {where}: met in {sum(hits)} of {len(hits)} "
-                    f"runs ({_seen(check.rule, mine.values())})")
+            said = (
+                f"{_called(check.method, mine)}, {where}: met in {sum(hits)} of {len(hits)} "
+                f"runs ({_seen(check.rule, mine.values())})")
             out.append(Outcome(done, holds if done else None, said))
     if published.decides(budget, check.decidable_at):
         return out
@@ -251,11 +268,12 @@ def outcomes(check: Check, cases: Runs, budget: str = "paper") -> list[Outcome]:
 def judge(claim: Claim, recorded: Iterable[Run]) -> Entry:
     """The state of a claim after the recorded runs.
 
-    A claim with a printed number takes the verdict of its cells at the `paper` budget. Any other
-    claim, and every claim at a smaller budget, is a direction: it holds when all its comparisons
-    hold, it does not as soon as one fails, and it is not settled when one is not. A claim of
-    which comparisons are missing, none of them failing, needs a larger budget where runs of a
-    smaller one could not decide it, and else counts as not run.
+    A claim with a printed number takes the verdict of its cells at the `paper` budget.
+    Any other claim, and every claim at a smaller budget, is a direction: it holds when
+    all its comparisons hold, it does not as soon as one fails, and it is not settled
+    when one is not. A claim of which comparisons are missing, none of them failing,
+    needs a larger budget where runs of a smaller one could not decide it, and else
+    counts as not run.
     """
     recorded = list(recorded)
     checks = published.load_checks(claim=claim.id) if claim.id in _checked() else []
@@ -284,8 +302,11 @@ def judge(claim: Claim, recorded: Iterable[Run]) -> Entry:
     if barred:
         return Entry(claim, _needs_more(checks, barred, partial[1].strip()), None,
                      _would_take(checks))
-    return Entry(claim, Verdict("not run", "Not run." if not partial[1] else
-                                f"Not run in full.{partial[1]}"), None, _would_take(checks))
+    return Entry(
+        claim,
+        Verdict("not run",
+                "Not run." if not partial[1] else f"Not run in full.{partial[1]}"),
+        None, _would_take(checks))
 
 
 def _least(checks: Iterable[Check]) -> str:
@@ -295,8 +316,8 @@ def _least(checks: Iterable[Check]) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _smallest(check: Check) -> str:
-    """The smallest budget that reaches what a check speaks of and trains all its methods equally;
-    `paper` where only the published recipes count as that."""
+    """The smallest budget that reaches what a check speaks of and trains all its
+    methods equally; `paper` where only the published recipes count as that."""
     for budget in published.DECIDING:
         if budget == "paper" or (published.decides(budget, check.decidable_at)
                                  and _equal_settings(check, budget)):
@@ -305,13 +326,14 @@ def _smallest(check: Check) -> str:
 
 
 def _equal_settings(check: Check, budget: str) -> bool:
-    """Whether a budget's usual settings give all methods of a check the same network and length;
-    a method that is not built yet is passed over."""
+    """Whether a budget's usual settings give all methods of a check the same network
+    and length; a method that is not built yet is passed over."""
     lengths: dict[tuple[str, str, float], set[Any]] = {}
     for case in cases_of(check):
         if case[0] in methods.NAMES:
             s = lab.setting(*case, budget)
-            samples = s.max_samples or 50_000  # a length in steps is the paper budget's alone
+            # a length in steps is the paper budget's alone
+            samples = s.max_samples or 50_000
             lengths.setdefault(case[1:], set()).add(
                 (s.options.get("network"), lab.total_epochs(s, samples)))
     return all(len(found) == 1 for found in lengths.values())
@@ -325,7 +347,8 @@ def _needs_more(checks: list[Check], barred: list[tuple[str, list[Outcome], int]
         why = "; ".join(dict.fromkeys(o.barred for o in stopped))
         its = f"{len(stopped)} of its {count} comparisons" if count > 1 else "its only comparison"
         have = "have" if len(stopped) > 1 else "has"
-        parts.append(f"At the {budget} budget {its} {have} runs, which cannot decide: {why}.")
+        parts.append(
+            f"At the {budget} budget {its} {have} runs, which cannot decide: {why}.")
     budget, stopped, _ = barred[0]
     told = "; ".join(o.words for o in stopped[:SHOWN])
     more = f"; and {len(stopped) - SHOWN} more" if len(stopped) > SHOWN else ""
@@ -333,11 +356,13 @@ def _needs_more(checks: list[Check], barred: list[tuple[str, list[Outcome], int]
     directions = [c for c in checks if c.rule != "number"]
     least = _least(directions)
     if any(_smallest(c) == least != c.decidable_at for c in directions):
-        parts.append(f"The claim as a whole needs the {least} budget: below it not all of its "
-                     "methods are trained equally.")
+        parts.append(
+            f"The claim as a whole needs the {least} budget: below it not all of its "
+            "methods are trained equally.")
     elif any(c.decidable_at != least for c in directions):
-        parts.append(f"The claim as a whole needs the {least} budget: not all of its comparisons "
-                     "can be decided below it.")
+        parts.append(
+            f"The claim as a whole needs the {least} budget: not all of its comparisons "
+            "can be decided below it.")
     return Verdict(published.needs(least), " ".join(parts))
 
 
@@ -345,14 +370,16 @@ def _checked() -> set[str]:
     return {c.claim for c in published.load_checks()}
 
 
-def _direction(budget: str, checks: list[Check], found: list[Outcome], done: list[Outcome],
-               failed: list[Outcome]) -> Verdict:
+def _direction(budget: str, checks: list[Check], found: list[Outcome],
+               done: list[Outcome], failed: list[Outcome]) -> Verdict:
     close = [o for o in done if o.holds is None]
     held = sum(o.holds is True for o in done)
     state = ("direction does not hold" if failed else
              "direction not settled" if close else "direction holds")
-    counts = [f"{held} hold" + "s" * (held == 1), f"{len(failed)} fail" + "s" * (len(failed) == 1),
-              f"{len(close)} not settled"]
+    counts = [
+        f"{held} hold" + "s" * (held == 1),
+        f"{len(failed)} fail" + "s" * (len(failed) == 1), f"{len(close)} not settled"
+    ]
     words = f"{_have_runs(budget, len(done), len(found))}: {', '.join(counts)}. "
     if len(found) == 1:
         words = f"At the {budget} budget its only comparison was made. "
@@ -361,7 +388,8 @@ def _direction(budget: str, checks: list[Check], found: list[Outcome], done: lis
     words += "; ".join(o.words for o in told[:SHOWN])
     words += f"; and {len(told) - SHOWN} more." if len(told) > SHOWN else "."
     left = sorted({c.left_out for c in checks if c.left_out})
-    return Verdict(state, words + (f" Not looked at: {'; '.join(left)}." if left else ""))
+    return Verdict(state,
+                   words + (f" Not looked at: {'; '.join(left)}." if left else ""))
 
 
 def _have_runs(budget: str, done: int, found: int) -> str:
@@ -370,8 +398,10 @@ def _have_runs(budget: str, done: int, found: int) -> str:
     return f"At the {budget} budget {every} comparisons have runs"
 
 
-def _judge_numbers(claim: Claim, checks: list[Check], recorded: list[Run]) -> Entry | None:
-    """The verdict of a claim's printed numbers; None while none of its cells is run in full.
+def _judge_numbers(claim: Claim, checks: list[Check],
+                   recorded: list[Run]) -> Entry | None:
+    """The verdict of a claim's printed numbers; None while none of its cells is run in
+    full.
 
     The worst of its cells speaks; cells not run yet leave it at "not run".
     """
@@ -383,11 +413,14 @@ def _judge_numbers(claim: Claim, checks: list[Check], recorded: list[Run]) -> En
     if directions and all(o.done for o in directions):
         held = [o.holds for o in directions]
         holds = False if False in held else None if None in held else True
-    said = [judge_cell(cells[n], recorded, holds, budgets=("paper",)).verdict for n in names]
+    said = [
+        judge_cell(cells[n], recorded, holds, budgets=("paper",)).verdict for n in names
+    ]
     run = [v for v in said if v.state != "not run"]
     if not run:
         return None
-    order = ("not reproduced", "partly", "too few runs", "no published number", "reproduced")
+    order = ("not reproduced", "partly", "too few runs", "no published number",
+             "reproduced")
     worst = min(run, key=lambda v: order.index(v.state))
     counted = f"{len(run)} of {len(names)} printed numbers run. {worst.sentence}"
     if len(run) < len(names) and worst.state == "reproduced":
@@ -411,17 +444,19 @@ def _would_take(checks: list[Check]) -> str:
     return words + (f" Not built yet: {', '.join(absent)}." if absent else "")
 
 
-# --------------------------------------------------------------------------- printed numbers
+# ---------------------------------------------------------------------- printed numbers
 
 
 def judge_cell(cell: Cell, recorded: Iterable[Run], claim_holds: bool | None = None, *,
                budgets: Iterable[str] = BUDGETS) -> Target:
-    """The state of one printed number, after the runs of exactly its setting at the `paper`
-    budget; without any, after the usual runs of the next smaller budget that has some."""
+    """The state of one printed number, after the runs of exactly its setting at the
+    `paper` budget; without any, after the usual runs of the next smaller budget that
+    has some."""
     if not cell.runnable:
         return Target(cell, Verdict("not run", f"{published._upper(cell.why_not)}."))
     if cell.method not in methods.NAMES:
-        return Target(cell, Verdict("not run", f"{name_of(cell.method)} is not built yet."))
+        return Target(cell,
+                      Verdict("not run", f"{name_of(cell.method)} is not built yet."))
     recorded = [r for r in recorded if r.setting.method == cell.method
                 and r.setting.dataset == cell.dataset and r.setting.noise == cell.noise]
     for budget in budgets if recorded else ():
@@ -429,10 +464,12 @@ def judge_cell(cell: Cell, recorded: Iterable[Run], claim_holds: bool | None = N
         hits = [r for r in recorded if r.setting.cell.key == wanted.cell.key]
         ours = summaries(hits, [wanted])[0]
         if ours.n:
-            said = published.verdict(budget, ours.metric(cell.metric), cell.published_value,
-                                     cell.published_std, claim_holds)
+            said = published.verdict(budget, ours.metric(cell.metric),
+                                     cell.published_value, cell.published_std,
+                                     claim_holds)
             return Target(cell, said, ours)
-    return Target(cell, Verdict("not run", f"It takes {MIN_RUNS} runs at the paper budget."))
+    return Target(cell,
+                  Verdict("not run", f"It takes {MIN_RUNS} runs at the paper budget."))
 
 
 # --------------------------------------------------------------------------- on a page
@@ -442,8 +479,10 @@ PAPERS = {"mixnn": "MixNN", "ieg": "IEG", "drpl": "DRPL", "sanm": "SANM",
 
 
 OPTIONS = {
-    "schedule=restarts": "cosine restarts", "transition=estimated": "estimated transition matrix",
-    "k=0": "without consistency term", "mix=no": "without MixUp", "epochs=150": "150 epochs",
+    "schedule=restarts": "cosine restarts",
+    "transition=estimated": "estimated transition matrix",
+    "k=0": "without consistency term", "mix=no": "without MixUp",
+    "epochs=150": "150 epochs",
 }
 """Options of a printed row, in words."""
 
@@ -453,8 +492,9 @@ def recorded(folder: str = "") -> list[Run]:
     if not folder:
         return runs.find()
     if not (found := runs.find(Path(folder).expanduser())):
-        raise ValueError(f"the folder {folder} holds no finished run; leave it out for the "
-                         "project's own, data/runs.")
+        raise ValueError(
+            f"the folder {folder} holds no finished run; leave it out for the "
+            "project's own, data/runs.")
     return found
 
 
@@ -465,15 +505,18 @@ def overview(entries: Iterable[Entry]) -> Html:
     papers = [p for p in PAPERS if any(e.claim.paper == p for e in entries)]
     count = {(p, s): sum(e.claim.paper == p and e.verdict.state == s for e in entries)
              for p in papers for s in states}
-    rows = [[PAPERS[p], sum(count[p, s] for s in states), *(count[p, s] for s in states)]
-            for p in papers]
+    rows = [[
+        PAPERS[p],
+        sum(count[p, s] for s in states), *(count[p, s] for s in states)
+    ] for p in papers]
     totals = ["All", len(entries), *(sum(count[p, s] for p in papers) for s in states)]
-    return plain_table(["Paper", "Claims", *(s.capitalize() for s in states)], [*rows, totals])
+    return plain_table(["Paper", "Claims", *(s.capitalize() for s in states)],
+                       [*rows, totals])
 
 
 def claim_list(entries: Iterable[Entry]) -> Html:
-    """Claims that unfold, by state: the state and the claim; inside, what was compared and the
-    source."""
+    """Claims that unfold, by state: the state and the claim; inside, what was compared
+    and the source."""
     parts = []
     for e in sorted(entries, key=lambda e: STATES.index(e.verdict.state)):
         c = e.claim
@@ -481,16 +524,19 @@ def claim_list(entries: Iterable[Entry]) -> Html:
                  ("Printed", c.target), ("What would show it", c.shows),
                  ("Where", f"{c.where}. {c.source} ({c.confidence})"), ("Name", c.id)]
         said = [f"<b>{name}:</b> {_text(text)}" for name, text in lines if text]
-        links = ", ".join(f'<a href="{html.escape(p)}.html">{html.escape(_title(p))}</a>'
-                          for p in c.page.split() if published.PAGE.fullmatch(p))
+        links = ", ".join(
+            f'<a href="{html.escape(p)}.html">{html.escape(_title(p))}</a>'
+            for p in c.page.split() if published.PAGE.fullmatch(p))
         if links:
             said.insert(1, f"<b>Looked at outside the rules:</b> {links}")
         inside = "".join(f"<p>{text}</p>" for text in said)
         small = e.budget if e.budget not in (None, BUDGETS[0]) else ""
-        parts.append(f'<details class="nl-fold"><summary>{badge(e.verdict.state, small or "")}'
-                     f"{_text(c.claim)}</summary>{inside}</details>")
-    return Html(STYLE + "".join(parts) if parts else "<p>No claim is in this state.</p>",
-                f"{len(parts)} claims")
+        parts.append(
+            f'<details class="nl-fold"><summary>{badge(e.verdict.state, small or "")}'
+            f"{_text(c.claim)}</summary>{inside}</details>")
+    return Html(
+        STYLE + "".join(parts) if parts else "<p>No claim is in this state.</p>",
+        f"{len(parts)} claims")
 
 
 def _text(text: str) -> str:
@@ -510,29 +556,38 @@ def target_list(targets: Iterable[Target]) -> Html:
         tables.setdefault((t.cell.paper, t.cell.table), []).append(t)
     parts = []
     for (_, name), members in tables.items():
-        what = "number" if any(t.cell.published_value is not None for t in members) else "setting"
+        what = "number" if any(t.cell.published_value is not None
+                               for t in members) else "setting"
         heads = Counter((_target_head(t.cell), t.cell.metric) for t in members)
-        seen = {b: sum(t.ours is not None and t.ours.setting.budget == b for t in members)
-                for b in BUDGETS}
+        seen = {
+            b: sum(t.ours is not None and t.ours.setting.budget == b for t in members)
+            for b in BUDGETS
+        }
         seen = {b: n for b, n in seen.items() if n}
         shut = Counter(t.cell.why_not for t in members if not t.cell.runnable)
-        said = f"{len(members)} {what}{'s' if len(members) > 1 else ''}, " + (
-            ", ".join(f"{n} with runs of ours at the {b} budget" for b, n in seen.items())
-            or "none with runs of ours")
+        said = f"{len(members)} {what}{'s' if len(members) > 1 else ''}, " + (", ".join(
+            f"{n} with runs of ours at the {b} budget"
+            for b, n in seen.items()) or "none with runs of ours")
         said += f", {shut.total()} cannot be run here" if shut else ""
-        rows = [_target_row(t, heads[_target_head(t.cell), t.cell.metric] > 1) for t in members]
+        rows = [
+            _target_row(t, heads[_target_head(t.cell), t.cell.metric] > 1)
+            for t in members
+        ]
         grid = markup("", ["Method", "Printed", "Ours", "State"], rows,
                       {"Printed": "num", "Ours": "num"})
         notes = ["; ".join(dict.fromkeys(t.cell.source for t in members)),
                  *(f"Cannot be run here ({n}): {why}." for why, n in shut.items())]
-        parts.append(f'<details class="nl-fold"><summary><b>{html.escape(name)}</b>: {said}'
-                     f"</summary>{''.join(f'<p>{html.escape(n)}</p>' for n in notes)}{grid}"
-                     "</details>")
-    return Html(STYLE + "".join(parts), f"{sum(map(len, tables.values()))} printed numbers")
+        parts.append(
+            f'<details class="nl-fold"><summary><b>{html.escape(name)}</b>: {said}'
+            f"</summary>{''.join(f'<p>{html.escape(n)}</p>' for n in notes)}{grid}"
+            "</details>")
+    return Html(STYLE + "".join(parts),
+                f"{sum(map(len, tables.values()))} printed numbers")
 
 
 def _target_head(c: Cell) -> tuple[str, str]:
-    """The method as it was printed, and what tells its row from the others of the table."""
+    """The method as it was printed, and what tells its row from the others of the
+    table."""
     name = name_of(c.printed_method)
     pairs = [p for p in c.options.split(";") if p and p != f"network={c.network}"]
     named = [data_name(c.dataset), noise_name(c.noise, c.rate), c.network,
@@ -547,8 +602,9 @@ JUDGED = ("reproduced", "partly", "not reproduced", "too few runs")
 
 
 def _target_row(t: Target, twice: bool = False) -> list[str]:
-    """`twice`: another row of the table has the same head, so that only the source differs. Runs
-    of a smaller budget are not put beside a printed number: the two are not to be compared."""
+    """`twice`: another row of the table has the same head, so that only the source
+    differs. Runs of a smaller budget are not put beside a printed number: the two are
+    not to be compared."""
     c = t.cell
     name, named = _target_head(c)
     head = f"{html.escape(name)}<small>{html.escape(named)}</small>"

@@ -1,11 +1,12 @@
 """What the papers print, and the rule by which our numbers are judged against it.
 
-`data/published` holds five small tables: `numbers.csv` (every printed number with its source),
-`claims.csv`, `cells.csv` (settings to run beside those numbers), `checks.csv` (which recorded runs
-decide a claim) and `missing.csv`; its README defines the columns and the scale of confidence. Each
-loader returns one frozen dataclass a row and takes filters by column, `load_numbers(method="elr",
-dataset="cifar10")`. `paired` answers whether one method is above another, `verdict` holds our
-runs against a printed number: the same two functions for every page and for the ledger.
+`data/published` holds five small tables: `numbers.csv` (every printed number with its
+source), `claims.csv`, `cells.csv` (settings to run beside those numbers), `checks.csv`
+(which recorded runs decide a claim) and `missing.csv`; its README defines the columns
+and the scale of confidence. Each loader returns one frozen dataclass a row and takes
+filters by column, `load_numbers(method="elr", dataset="cifar10")`. `paired` answers
+whether one method is above another, `verdict` holds our runs against a printed number:
+the same two functions for every page and for the ledger.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from ..training.runs import BUDGETS, Run
 
 PAPERS = ("mixnn", "ieg", "drpl", "sanm", "secondhand")
 CONFIDENCE = ("confirmed", "printed", "recomputed", "relayed", "inferred", "derived")
-METRICS = {"last": "last", "best": "best", "mean10": "mean_last_10", "not stated": "last"}
+METRICS = {
+    "last": "last", "best": "best", "mean10": "mean_last_10", "not stated": "last"
+}
 """A printed number's metric -> the number of a run's record to hold against it."""
 DECIDING = tuple(b for b in BUDGETS if b != "smoke")
 """Budgets that can decide something, the smallest first; the digits of `smoke` decide nothing."""
@@ -42,23 +45,26 @@ def needs(budget: str) -> str:
     return f"needs the {budget} budget"
 
 
-STATES = (
-    "reproduced", "partly", "not reproduced", "direction holds", "direction does not hold",
-    "direction not settled", "too few runs", "no published number",
-    *map(needs, DECIDING[1:]), "not run", "no verdict",
-)  # fmt: skip
+STATES = ("reproduced", "partly", "not reproduced", "direction holds",
+          "direction does not hold", "direction not settled", "too few runs",
+          "no published number", *map(needs, DECIDING[1:]), "not run", "no verdict",
+          )  # fmt: skip
 RULES = {
-    "above": "after equal training (as many epochs of the same network; at the paper budget the "
-    "published recipe of each) the last epoch of the method lies above that of each of the "
-    "others: the 95 % Student interval of the difference over paired seeds lies above zero",
+    "above":
+        "after equal training (as many epochs of the same network; at the paper budget the "
+        "published recipe of each) the last epoch of the method lies above that of each of the "
+        "others: the 95 % Student interval of the difference over paired seeds lies above zero",
     "number": "each printed number is met, by the verdict rule",
     "level": "the mean of the last ten epochs lies at most one point below the best epoch",
-    "memorises": "test accuracy ends more than one point below its best, while the share of wrong "
-    "labels learnt has risen since",
-    "mends": "the share of right labels among the targets ends at least ten points above that "
-    "among the given labels",
-    "ranks": "the area under the ROC curve of the clean probability is 0.75 or more in epoch 10, "
-             "or in the last epoch before labels are corrected if that comes sooner",
+    "memorises":
+        "test accuracy ends more than one point below its best, while the share of wrong "
+        "labels learnt has risen since",
+    "mends":
+        "the share of right labels among the targets ends at least ten points above that "
+        "among the given labels",
+    "ranks":
+        "the area under the ROC curve of the clean probability is 0.75 or more in epoch 10, "
+        "or in the last epoch before labels are corrected if that comes sooner",
 }  # fmt: skip
 """Rule of a check -> what must hold in at least three runs. Changed after runs existed: the epoch
 of `ranks` (it read the last one, where the probability tells of corrected labels) and `above` (it
@@ -72,7 +78,8 @@ ROUNDING = 1e-9  # of a difference that is exactly a limit
 
 @dataclass(frozen=True)
 class Number:
-    """One printed number, in per cent; see the README of data/published for the columns."""
+    """One printed number, in per cent; see the README of data/published for the
+    columns."""
 
     paper: str
     table: str
@@ -92,11 +99,13 @@ class Number:
 
     @property
     def about(self) -> bool:
-        """The source has a rounded number ("about 0.92"); its digits are not the authors'."""
+        """The source has a rounded number ("about 0.92"); its digits are not the
+        authors'."""
         return self.note.startswith("about ")
 
     def shown(self, digits: int = 1) -> str:
-        """The number for a cell of a table: `80.2 ± 0.3`; `≈ 92 (relayed)` for a rounded one."""
+        """The number for a cell of a table: `80.2 ± 0.3`; `≈ 92 (relayed)` for a
+        rounded one."""
         if self.about:
             return f"≈ {self.value:g} ({self.confidence})"
         std = "" if self.std is None else f" ± {self.std:.{digits}f}"
@@ -105,8 +114,9 @@ class Number:
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim of a paper: `shows` says what would show it, `kind` is order, number or shape,
-    `page` names the notebooks (parted by spaces) that look at it outside the rules."""
+    """One claim of a paper: `shows` says what would show it, `kind` is order, number or
+    shape, `page` names the notebooks (parted by spaces) that look at it outside the
+    rules."""
 
     paper: str
     id: str
@@ -123,7 +133,8 @@ class Claim:
 
 @dataclass(frozen=True)
 class Cell:
-    """One setting to run, beside the printed number it is to meet (None: not available)."""
+    """One setting to run, beside the printed number it is to meet (None: not
+    available)."""
 
     cell: str
     paper: str
@@ -147,16 +158,18 @@ class Cell:
 
     @property
     def printed_method(self) -> str:
-        """The method as `numbers.csv` names it: `elr-cosine` for ELR*, which we run as `elr`."""
+        """The method as `numbers.csv` names it: `elr-cosine` for ELR*, which we run as
+        `elr`."""
         return self.printed_as or self.method
 
     def arguments(self, budget: str) -> dict[str, Any]:
-        """Keyword arguments of `lab.setting` for this cell at that budget, without the seed.
+        """Keyword arguments of `lab.setting` for this cell at that budget, without the
+        seed.
 
-        The cell's own options are added, at the paper budget with its validation share; other
-        budgets have a network, schedule, length and weight decay of their own and leave these out.
-        Raises ValueError for a cell that cannot be run here (`why_not` says why) and for an
-        unknown budget.
+        The cell's own options are added, at the paper budget with its validation share;
+        other budgets have a network, schedule, length and weight decay of their own and
+        leave these out. Raises ValueError for a cell that cannot be run here (`why_not`
+        says why) and for an unknown budget.
         """
         _known("budget", budget, BUDGETS)
         if not self.runnable:
@@ -184,11 +197,12 @@ class Missing:
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison of recorded runs that a claim rests on; `RULES` says what is compared.
+    """One comparison of recorded runs that a claim rests on; `RULES` says what is
+    compared.
 
-    `others` and `rates` are lists parted by spaces: methods (for `number`, names of cells) and
-    nominal noise rates. `decidable_at`: the smallest budget whose runs reach what the claim
-    speaks of. `left_out`: what the claim says beyond it.
+    `others` and `rates` are lists parted by spaces: methods (for `number`, names of
+    cells) and nominal noise rates. `decidable_at`: the smallest budget whose runs reach
+    what the claim speaks of. `left_out`: what the claim says beyond it.
     """
 
     claim: str
@@ -211,8 +225,8 @@ class Verdict(NamedTuple):
 
 Row = TypeVar("Row", Number, Claim, Cell, Missing, Check)
 _FILES: dict[type, str] = {
-    Number: "numbers.csv", Claim: "claims.csv", Cell: "cells.csv", Missing: "missing.csv",
-    Check: "checks.csv",
+    Number: "numbers.csv", Claim: "claims.csv", Cell: "cells.csv",
+    Missing: "missing.csv", Check: "checks.csv",
 }  # fmt: skip
 _MAY_BE_EMPTY = {  # text columns
     "note", "target", "options", "why_not", "others", "left_out", "page", "printed_as",
@@ -223,19 +237,21 @@ _ALLOWED = {
     "metric": (*METRICS, "top-1", "top-5", "difference"),
 }  # fmt: skip
 _SHARES = {"rate", "val"}
-PAGE = re.compile(r"[a-z][a-z0-9_]*")  # a notebook, and so an address beside the ledger's
+# a notebook, and so an address beside the ledger's
+PAGE = re.compile(r"[a-z][a-z0-9_]*")
 
 
-# ------------------------------------------------------------------------------------- the tables
+# --------------------------------------------------------------------------- the tables
 
 
 def load_numbers(root: Path | None = None, **filters: Any) -> list[Number]:
     """The printed numbers whose columns equal all `filters`.
 
-    A text filter names a value of its column; an unknown column or value is a ValueError that
-    gives the nearest valid one. A number filter (rate=0.4) without a match gives an empty list.
-    Raises FileNotFoundError without the file and ValueError for a damaged one, with its line.
-    `root`: folder of the tables, `paths.published_dir()` by default.
+    A text filter names a value of its column; an unknown column or value is a
+    ValueError that gives the nearest valid one. A number filter (rate=0.4) without a
+    match gives an empty list. Raises FileNotFoundError without the file and ValueError
+    for a damaged one, with its line. `root`: folder of the tables,
+    `paths.published_dir()` by default.
     """
     return _load(Number, root, filters)
 
@@ -246,7 +262,8 @@ def load_claims(root: Path | None = None, **filters: Any) -> list[Claim]:
 
 
 def load_cells(root: Path | None = None, **filters: Any) -> list[Cell]:
-    """The settings to run, first things first; filters and errors as in `load_numbers`."""
+    """The settings to run, first things first; filters and errors as in
+    `load_numbers`."""
     return _load(Cell, root, filters)
 
 
@@ -268,11 +285,12 @@ def find(
     root: Path | None = None,
     **filters: Any,
 ) -> list[Number]:
-    """The printed numbers of one case, the best confirmed first; empty when none is known.
+    """The printed numbers of one case, the best confirmed first; empty when none is
+    known.
 
-    `rate` None means any; it is ignored for human and web labels, which have no nominal rate.
-    Further filters (metric="best", network="preact18", paper="drpl") as in `load_numbers`, as
-    is the ValueError for a name that stands nowhere in the table.
+    `rate` None means any; it is ignored for human and web labels, which have no nominal
+    rate. Further filters (metric="best", network="preact18", paper="drpl") as in
+    `load_numbers`, as is the ValueError for a name that stands nowhere in the table.
     """
     found = load_numbers(root, method=method, dataset=dataset, noise=noise, **filters)
     if rate is not None and not (noise == "web" or noise.startswith("human-")):
@@ -281,14 +299,17 @@ def find(
 
 
 def number_of(cell: Cell, root: Path | None = None) -> Number | None:
-    """The printed number that a cell is held against, with its note; None where it has none."""
+    """The printed number that a cell is held against, with its note; None where it has
+    none."""
     if cell.published_value is None:
         return None
     free = cell.noise == "web" or cell.noise.startswith("human-")  # no nominal rate
     for n in _load(Number, root, {}):
-        if (n.paper, n.table, n.method, n.dataset, n.noise, n.metric, n.value) == (
-                cell.paper, cell.table, cell.printed_method, cell.dataset, cell.noise,
-                cell.metric, cell.published_value) and (free or _equal(n.rate, cell.rate)):
+        if (n.paper, n.table, n.method, n.dataset, n.noise, n.metric,
+                n.value) == (cell.paper, cell.table, cell.printed_method, cell.dataset,
+                             cell.noise, cell.metric,
+                             cell.published_value) and (free
+                                                        or _equal(n.rate, cell.rate)):
             return n
     return None
 
@@ -298,8 +319,7 @@ def _load(row: type[Row], root: Path | None, filters: dict[str, Any]) -> list[Ro
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is missing; it comes with the project's files, so set NOISYLABELS_HOME to "
-            "the folder of the checkout."
-        )
+            "the folder of the checkout.")
     stat = path.stat()
     table: Any = row  # mypy does not take a dataclass's own type for hashable
     rows: list[Row] = list(_read(table, path, stat.st_mtime_ns, stat.st_size))
@@ -307,8 +327,11 @@ def _load(row: type[Row], root: Path | None, filters: dict[str, Any]) -> list[Ro
     for name, wanted in filters.items():
         _known("column", name, columns)
         if isinstance(wanted, str) and rows and isinstance(getattr(rows[0], name), str):
-            _known(name, wanted, sorted({getattr(r, name) for r in rows}), where=_FILES[row])
-    return [r for r in rows if all(_equal(getattr(r, k), v) for k, v in filters.items())]
+            _known(name, wanted, sorted({getattr(r, name) for r in rows}),
+                   where=_FILES[row])
+    return [
+        r for r in rows if all(_equal(getattr(r, k), v) for k, v in filters.items())
+    ]
 
 
 @functools.lru_cache(maxsize=16)
@@ -318,23 +341,29 @@ def _read(row: type[Any], path: Path, mtime_ns: int, size: int) -> tuple[Any, ..
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines(keepends=True)
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is not UTF-8 text; save it as CSV in UTF-8.") from None
+        raise ValueError(
+            f"{path} is not UTF-8 text; save it as CSV in UTF-8.") from None
     if lines and not lines[-1].endswith(("\n", "\r")):
-        raise ValueError(f"{path} is cut: its last line does not end; take the whole file (or, if "
-                         "nothing is missing, end the line).")
+        raise ValueError(
+            f"{path} is cut: its last line does not end; take the whole file (or, if "
+            "nothing is missing, end the line).")
     try:
         table = [*_strictly(csv.reader(lines, strict=True))]
     except csv.Error as error:
-        raise ValueError(f"{path} is no whole table of comma-separated values ({error}); take the "
-                         "whole file.") from None
+        raise ValueError(
+            f"{path} is no whole table of comma-separated values ({error}); take the "
+            "whole file.") from None
     header = table[0][1] if table else []
     allowed = ", ".join(fields)
     if lacking := [name for name in fields if name not in header]:
-        raise ValueError(f"{path}, line 1: no column {lacking[0]!r}; the columns are {allowed}.")
+        raise ValueError(
+            f"{path}, line 1: no column {lacking[0]!r}; the columns are {allowed}.")
     if extra := [name for name in header if name not in fields]:
-        raise ValueError(f"{path}, line 1: unknown column {extra[0]!r}; allowed: {allowed}.")
+        raise ValueError(
+            f"{path}, line 1: unknown column {extra[0]!r}; allowed: {allowed}.")
     if len(set(header)) < len(header):
-        raise ValueError(f"{path}, line 1: a column stands twice; the columns are {allowed}.")
+        raise ValueError(
+            f"{path}, line 1: a column stands twice; the columns are {allowed}.")
     rows = []
     for number, cells in table[1:]:
         at = f"{path}, line {number}"
@@ -343,7 +372,8 @@ def _read(row: type[Any], path: Path, mtime_ns: int, size: int) -> tuple[Any, ..
         if len(cells) != len(header):
             raise ValueError(f"{at}: {len(cells)} fields where {len(header)} are due.")
         text = dict(zip(header, cells, strict=True))
-        rows.append(row(**{k: _cast(at, k, text[k], kind) for k, kind in fields.items()}))
+        rows.append(row(**{k: _cast(at, k, text[k], kind)
+                           for k, kind in fields.items()}))
     return tuple(rows)
 
 
@@ -354,15 +384,18 @@ def _strictly(reader: Any) -> Iterator[tuple[int, list[str]]]:
 
 
 def _cast(at: str, name: str, text: str, kind: str) -> Any:
-    """The text of a cell as its column's type; what does not fit is an error naming the line."""
+    """The text of a cell as its column's type; what does not fit is an error naming the
+    line."""
     text = text.strip()
     if kind == "str":
         if not text and name not in _MAY_BE_EMPTY:
             raise ValueError(f"{at}: {name} is empty.")
-        if name == "page" and (bad := [w for w in text.split() if not PAGE.fullmatch(w)]):
+        if name == "page" and (bad :=
+                               [w for w in text.split() if not PAGE.fullmatch(w)]):
             raise ValueError(f"{at}: page {bad[0]!r} is no name of a notebook.")
         if name in _ALLOWED and text not in _ALLOWED[name]:
-            raise ValueError(f"{at}: {name} {text!r} is not one of {', '.join(_ALLOWED[name])}.")
+            raise ValueError(
+                f"{at}: {name} {text!r} is not one of {', '.join(_ALLOWED[name])}.")
         return text
     if kind == "bool":
         if text not in ("yes", "no"):
@@ -391,22 +424,25 @@ def _known(what: str, name: str, allowed: Sequence[str], where: str = "") -> Non
         return
     lower = {a.lower(): a for a in allowed}
     short = len(allowed) <= 20
-    near = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.5 if short else 0.0)
+    near = difflib.get_close_matches(
+        str(name).lower(), lower, n=1, cutoff=0.5 if short else 0.0)
     hint = f"; nearest valid: {lower[near[0]]!r}" if near else ""
     listed = f"; allowed: {', '.join(allowed)}" if short else ""
-    raise ValueError(f"unknown {what} {name!r}{f' in {where}' if where else ''}{hint}{listed}.")
+    raise ValueError(
+        f"unknown {what} {name!r}{f' in {where}' if where else ''}{hint}{listed}.")
 
 
-# --------------------------------------------------------------------- paired differences
+# ------------------------------------------------------------------- paired differences
 
 
 @dataclass(frozen=True)
 class Paired:
     """Differences of two methods over the seeds both have: is the first one higher?
 
-    mean, std: of the `n` differences, sample standard deviation (n - 1); NaN where there is none.
-    low, high: two-sided 95 % Student interval of the mean, mean -+ t(n - 1) std / sqrt(n), with t
-    4.30 at n = 3 and 2.09 at n = 20; infinite below n = 2. unit, digits: for the words alone.
+    mean, std: of the `n` differences, sample standard deviation (n - 1); NaN where
+    there is none. low, high: two-sided 95 % Student interval of the mean, mean -+ t(n -
+    1) std / sqrt(n), with t 4.30 at n = 3 and 2.09 at n = 20; infinite below n = 2.
+    unit, digits: for the words alone.
     """
 
     mean: float
@@ -419,15 +455,16 @@ class Paired:
 
     @property
     def holds(self) -> bool | None:
-        """True: the interval lies above zero. False: below. None: it holds zero, or n < 3."""
+        """True: the interval lies above zero. False: below. None: it holds zero, or n <
+        3."""
         if self.n < MIN_RUNS or self.low <= ROUNDING and self.high >= -ROUNDING:
             return None
         return self.mean > 0
 
     @property
     def settled(self) -> bool:
-        """Whether the sign of the difference is known: three pairs at least, zero not in the
-        interval."""
+        """Whether the sign of the difference is known: three pairs at least, zero not
+        in the interval."""
         return self.holds is not None
 
     @property
@@ -437,12 +474,14 @@ class Paired:
 
     @property
     def beyond(self) -> float:
-        """How far the interval stays away from zero (negative: zero lies that far inside)."""
+        """How far the interval stays away from zero (negative: zero lies that far
+        inside)."""
         return max(self.low, -self.high)
 
     @property
     def short(self) -> str:
-        """`+2.0 [+0.4, +3.6]`, for a cell of a table; without an interval below n = 2."""
+        """`+2.0 [+0.4, +3.6]`, for a cell of a table; without an interval below n =
+        2."""
         if self.n < 2:
             return "–" if self.n == 0 else self._signed(self.mean)
         return f"{self._signed(self.mean)} [{self._signed(self.low)}, {self._signed(self.high)}]"
@@ -471,8 +510,8 @@ class Paired:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Paired runs of two settings; `unequal` says why their order would not be fair ("" if it
-    is)."""
+    """Paired runs of two settings; `unequal` says why their order would not be fair (""
+    if it is)."""
 
     paired: Paired
     unequal: str = ""
@@ -484,27 +523,32 @@ class Comparison:
 
     @property
     def words(self) -> str:
-        """`yes: +2.5 points, ...` or `unequal training, 8 epochs against 14: +2.5 points, ...`."""
+        """`yes: +2.5 points, ...` or `unequal training, 8 epochs against 14: +2.5
+        points, ...`."""
         if self.unequal:
             return f"unequal training, {self.unequal}: {self.paired.numbers}"
         return self.paired.words
 
 
 def compare(ours: Iterable[Run], theirs: Iterable[Run]) -> Comparison:
-    """Does one setting end above another, after equal training? Rule `above` of the ledger.
+    """Does one setting end above another, after equal training? Rule `above` of the
+    ledger.
 
     Args:
-        ours, theirs: the runs of one setting each; the last epochs are paired by their seeds.
+        ours, theirs: the runs of one setting each; the last epochs are paired by their
+            seeds.
 
-    Equal is a training of as many epochs of the same network; at the `paper` budget each method
-    has its published recipe, and that counts as equal. Raises ValueError as `by_seed`.
+    Equal is a training of as many epochs of the same network; at the `paper` budget
+    each method has its published recipe, and that counts as equal. Raises ValueError as
+    `by_seed`.
     """
     ours, theirs = [r for r in ours if r.finished], [r for r in theirs if r.finished]
     return Comparison(paired(by_seed(ours), by_seed(theirs)), unequal(ours, theirs))
 
 
 def unequal(ours: Iterable[Run], theirs: Iterable[Run]) -> str:
-    """In what the trainings of two sets of runs differ, in words; "" when they are equal."""
+    """In what the trainings of two sets of runs differ, in words; "" when they are
+    equal."""
     sides = (list(ours), list(theirs))
     if not all(sides):
         return ""
@@ -524,17 +568,19 @@ def unequal(ours: Iterable[Run], theirs: Iterable[Run]) -> str:
 
 
 def decides(budget: str, least: str) -> bool:
-    """Whether runs of that budget may decide what takes `least` at least; never at `smoke`."""
+    """Whether runs of that budget may decide what takes `least` at least; never at
+    `smoke`."""
     return budget in DECIDING and DECIDING.index(budget) >= DECIDING.index(least)
 
 
-def paired(ours: Mapping[Any, float], theirs: Mapping[Any, float], *, unit: str = "points",
-           digits: int = 1) -> Paired:
+def paired(ours: Mapping[Any, float], theirs: Mapping[Any, float], *,
+           unit: str = "points", digits: int = 1) -> Paired:
     """Is `ours` higher than `theirs`? The one judge of all pages and of the ledger.
 
     Args:
-        ours, theirs: seed -> number, accuracies in per cent for the usual unit; seeds that only
-            one of them has are left out (`by_seed` makes such a mapping of runs).
+        ours, theirs: seed -> number, accuracies in per cent for the usual unit; seeds
+            that only one of them has are left out (`by_seed` makes such a mapping of
+            runs).
         unit, digits: of the words.
 
     Raises ValueError for numbers that are not finite.
@@ -543,11 +589,13 @@ def paired(ours: Mapping[Any, float], theirs: Mapping[Any, float], *, unit: str 
     return settle([ours[s] - theirs[s] for s in both], unit=unit, digits=digits)
 
 
-def settle(differences: Iterable[float], *, unit: str = "points", digits: int = 1) -> Paired:
+def settle(differences: Iterable[float], *, unit: str = "points",
+           digits: int = 1) -> Paired:
     """`paired` of differences that were already taken, one a seed."""
     d = [float(v) for v in differences]
     if not all(math.isfinite(v) for v in d):
-        raise ValueError("a comparison takes finite numbers; leave out runs that have none.")
+        raise ValueError(
+            "a comparison takes finite numbers; leave out runs that have none.")
     n = len(d)
     mean = statistics.fmean(d) if d else math.nan
     if n < 2:
@@ -559,9 +607,11 @@ def settle(differences: Iterable[float], *, unit: str = "points", digits: int = 
 
 def by_seed(found: Iterable[Run], number: Callable[[Run], float] = Run.last, *,
             scale: float = 100) -> dict[Hashable, float]:
-    """The three seeds of each finished run -> `scale` times its number (per cent), for `paired`.
+    """The three seeds of each finished run -> `scale` times its number (per cent), for
+    `paired`.
 
-    Raises ValueError where two runs have the same seeds: they are of different settings.
+    Raises ValueError where two runs have the same seeds: they are of different
+    settings.
     """
     out: dict[Hashable, float] = {}
     for run in found:
@@ -570,17 +620,19 @@ def by_seed(found: Iterable[Run], number: Callable[[Run], float] = Run.last, *,
         if not run.finished:
             continue
         if seeds in out:
-            raise ValueError(f"two runs have the seeds {seeds}; give the runs of one setting.")
+            raise ValueError(
+                f"two runs have the seeds {seeds}; give the runs of one setting.")
         out[seeds] = scale * number(run)
     return out
 
 
 @functools.lru_cache(maxsize=256)
 def student(n: int) -> float:
-    """The 97.5 % quantile of Student's t for n values, n - 1 degrees of freedom: 4.303 at n = 3.
+    """The 97.5 % quantile of Student's t for n values, n - 1 degrees of freedom: 4.303
+    at n = 3.
 
-    By bisection of the finite sums for the probability that |t| is smaller (Abramowitz and
-    Stegun, 26.7.3 and 26.7.4). Raises ValueError below n = 2.
+    By bisection of the finite sums for the probability that |t| is smaller (Abramowitz
+    and Stegun, 26.7.3 and 26.7.4). Raises ValueError below n = 2.
     """
     if n < 2:
         raise ValueError(f"an interval takes two values at least, not {n}.")
@@ -604,7 +656,7 @@ def _within(t: float, degrees: int) -> float:
     return 2 / math.pi * (angle + total) if odd else total
 
 
-# --------------------------------------------------------------------------------------- the rule
+# ----------------------------------------------------------------------------- the rule
 
 
 def verdict(
@@ -617,18 +669,18 @@ def verdict(
     """Our runs against a printed number.
 
     Args:
-        budget: of the runs; only `paper` is held against the number. From `ORDERS` on the others
-            show a direction, smaller ones nothing.
+        budget: of the runs; only `paper` is held against the number. From `ORDERS` on
+            the others show a direction, smaller ones nothing.
         ours: one accuracy a seed, in per cent, in the paper's own metric.
-        published, published_std: the printed number (None: none is to be had) and its standard
-            deviation over runs (None counts as 0).
-        claim_holds: whether the claim that the number serves (A above B) holds in our runs, by
-            `compare`; None when nothing was compared or it is not settled.
+        published, published_std: the printed number (None: none is to be had) and its
+            standard deviation over runs (None counts as 0).
+        claim_holds: whether the claim that the number serves (A above B) holds in our
+            runs, by `compare`; None when nothing was compared or it is not settled.
 
-    At the paper budget with n >= 3 runs of mean m and sample standard deviation s (n - 1):
-    reproduced when |m - published| <= min(2.0, max(1.0, 2 sqrt(s^2 / n + published_std^2))), else
-    partly when the claim holds, else not reproduced. (The rule was fixed before any run but the
-    cap of 2.0 points.)
+    At the paper budget with n >= 3 runs of mean m and sample standard deviation s (n -
+    1): reproduced when |m - published| <= min(2.0, max(1.0, 2 sqrt(s^2 / n +
+    published_std^2))), else partly when the claim holds, else not reproduced. (The rule
+    was fixed before any run but the cap of 2.0 points.)
 
     Raises ValueError for an unknown budget and for numbers that are not finite.
     """
@@ -636,33 +688,39 @@ def verdict(
     values = [float(v) for v in ours]
     given = [v for v in (published, published_std) if v is not None]
     if not all(math.isfinite(v) for v in values + given):
-        raise ValueError("a verdict takes finite numbers in per cent; a failed run has none.")
+        raise ValueError(
+            "a verdict takes finite numbers in per cent; a failed run has none.")
     if published_std is not None and published_std < 0:
-        raise ValueError(f"a standard deviation is not negative, but {published_std} was given.")
+        raise ValueError(
+            f"a standard deviation is not negative, but {published_std} was given.")
     n = len(values)
     if n == 0:
         return Verdict("not run", f"Not run at the {budget} budget.")
     mean = statistics.fmean(values)
     shown = f"{mean:.2f} ({_runs(n)})"
     if budget not in DECIDING:
-        return Verdict("no verdict", f"The {budget} budget decides nothing; ours: {shown}.")
+        return Verdict("no verdict",
+                       f"The {budget} budget decides nothing; ours: {shown}.")
     if budget != "paper":
         return _direction(budget, n, shown, published, claim_holds)
     if published is None:
-        return Verdict("no published number", f"No published number was to be had; ours: {shown}.")
+        return Verdict("no published number",
+                       f"No published number was to be had; ours: {shown}.")
     against = f"ours {shown}, published {published:.2f}"
     if n < MIN_RUNS:
-        return Verdict("too few runs", f"{_upper(against)}: a verdict takes {MIN_RUNS} runs.")
+        return Verdict("too few runs",
+                       f"{_upper(against)}: a verdict takes {MIN_RUNS} runs.")
     s, s_p = statistics.stdev(values), published_std or 0.0
-    allowed = min(CAP, max(MARGIN, 2 * math.sqrt(s**2 / n + s_p**2)))  # the verdict rule
+    # the verdict rule
+    allowed = min(CAP, max(MARGIN, 2 * math.sqrt(s**2 / n + s_p**2)))
     off = abs(mean - published)
     apart = f"{_upper(against)}: {off:.2f} apart, {allowed:.2f} allowed"
     if off <= allowed + ROUNDING:
         return Verdict("reproduced", f"{apart}.")
     if claim_holds:
         return Verdict("partly", f"{apart}; the claim it serves holds.")
-    why = ("no claim was compared, or its comparison is not settled" if claim_holds is None
-           else "the claim it serves does not hold")
+    why = ("no claim was compared, or its comparison is not settled"
+           if claim_holds is None else "the claim it serves does not hold")
     return Verdict("not reproduced", f"{apart}; {why}.")
 
 
@@ -671,12 +729,14 @@ def _direction(
 ) -> Verdict:
     """The verdict of a budget that is not held against printed numbers."""
     if claim_holds is None and published is None:
-        return Verdict("no published number", f"No published number was to be had; ours: {shown}.")
+        return Verdict("no published number",
+                       f"No published number was to be had; ours: {shown}.")
     if claim_holds is None or not decides(budget, ORDERS):
         least = "paper" if claim_holds is None else ORDERS
         what = "A printed number is judged" if claim_holds is None else "An order is judged"
-        return Verdict(needs(least), f"{what} from the {least} budget on; ours at the {budget} "
-                                     f"budget: {shown}.")
+        return Verdict(
+            needs(least), f"{what} from the {least} budget on; ours at the {budget} "
+            f"budget: {shown}.")
     about = f"The {budget} budget shows a direction only; ours: {shown}"
     if n < MIN_RUNS:
         return Verdict("too few runs", f"{about}; a direction takes {MIN_RUNS} runs.")

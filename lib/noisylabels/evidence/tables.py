@@ -1,7 +1,8 @@
 """Tables of runs as HTML: a cell is never one number.
 
-Runs that differ by seed alone are one row. Each budget has a table of its own, so that budgets
-never share a column. A table scrolls by itself on a narrow page; its first column stays.
+Runs that differ by seed alone are one row. Each budget has a table of its own, so that
+budgets never share a column. A table scrolls by itself on a narrow page; its first
+column stays.
 """
 
 from __future__ import annotations
@@ -50,14 +51,15 @@ DATASETS = {
 
 
 def name_of(method: str) -> str:
-    """The method's name on a page: `cross_entropy` is "Cross entropy", and `elr-cosine`, as
-    `published.Number.method` and `Cell.printed_method` say it, "ELR*"."""
+    """The method's name on a page: `cross_entropy` is "Cross entropy", and
+    `elr-cosine`, as `published.Number.method` and `Cell.printed_method` say it,
+    "ELR*"."""
     return METHODS.get(method, (PRINTED.get(method, method.replace("_", " ")), ""))[0]
 
 
 def method_of(s: Setting) -> str:
-    """The method of our run as a printed table would name it: `elr` whose learning rate is
-    restarted is `elr-cosine`, ELR*."""
+    """The method of our run as a printed table would name it: `elr` whose learning rate
+    is restarted is `elr-cosine`, ELR*."""
     restarts = s.method == "elr" and s.options.get("schedule") == "restarts"
     return "elr-cosine" if restarts else s.method
 
@@ -75,7 +77,8 @@ def noise_name(kind: str, rate: float | None) -> str:
 
 
 class Html:
-    """A piece of a page. Shown by a notebook as it is; `text` stands in for it elsewhere."""
+    """A piece of a page. Shown by a notebook as it is; `text` stands in for it
+    elsewhere."""
 
     def __init__(self, markup: str, text: str = "") -> None:
         self.markup, self.text = markup, text
@@ -92,11 +95,12 @@ class Html:
 
 @dataclass(frozen=True)
 class Summary:
-    """The finished runs of one cell, summed up; accuracies in per cent as (mean, sample std).
+    """The finished runs of one cell, summed up; accuracies in per cent as (mean, sample
+    std).
 
-    setting: the cell, a setting without its seeds. runs: may be empty (not run). failed: how many
-    runs broke down. by_validation: at the epoch chosen on noisy labels. best: the oracle.
-    All but the last epoch look at the last stage alone.
+    setting: the cell, a setting without its seeds. runs: may be empty (not run).
+    failed: how many runs broke down. by_validation: at the epoch chosen on noisy
+    labels. best: the oracle. All but the last epoch look at the last stage alone.
     """
 
     setting: Setting
@@ -108,7 +112,8 @@ class Summary:
         return len(self.runs)
 
     def over(self, number: Callable[[Run], float]) -> Pair:
-        """Mean and sample standard deviation over the runs of a number; NaN where one has none."""
+        """Mean and sample standard deviation over the runs of a number; NaN where one
+        has none."""
         values = [number(r) for r in self.runs]
         known = values and not any(math.isnan(v) for v in values)
         return mean_std(values) if known else (math.nan, math.nan)
@@ -151,8 +156,8 @@ class Summary:
 
 
 def mean_last_10(run: Run) -> float:
-    """Mean test accuracy of the last stage's last ten epochs; of its last ten ends of a cycle
-    where the learning rate is restarted."""
+    """Mean test accuracy of the last stage's last ten epochs; of its last ten ends of a
+    cycle where the learning rate is restarted."""
     test = run.last_stage()
     if run.setting.options.get("schedule") == "restarts":
         period = int(run.setting.options["period"])
@@ -162,21 +167,27 @@ def mean_last_10(run: Run) -> float:
 
 
 def summaries(runs: Iterable[Run], wanted: Iterable[Setting] = ()) -> list[Summary]:
-    """Runs grouped by cell; the cells of `wanted` come first and stand even without a run."""
+    """Runs grouped by cell; the cells of `wanted` come first and stand even without a
+    run."""
     # by key: a setting that was read back holds lists where a new one holds tuples
-    cells: dict[str, tuple[Setting, list[Run]]] = {s.cell.key: (s.cell, []) for s in wanted}
+    cells: dict[str, tuple[Setting,
+                           list[Run]]] = {s.cell.key: (s.cell, []) for s in wanted}
     for run in runs:
         cell = run.setting.cell
         cells.setdefault(cell.key, (cell, []))[1].append(run)
-    return [Summary(cell, tuple(r for r in members if r.finished),
-                    sum(not r.finished for r in members)) for cell, members in cells.values()]
+    return [
+        Summary(cell, tuple(r for r in members if r.finished),
+                sum(not r.finished for r in members))
+        for cell, members in cells.values()
+    ]
 
 
 def reference(s: Setting) -> published.Cell | None:
     """The printed number that this cell is to be held against, or None.
 
-    At the paper budget its network and options are the printed ones; other budgets have their
-    own, so any printed number of the same method, data and noise will do, first things first.
+    At the paper budget its network and options are the printed ones; other budgets have
+    their own, so any printed number of the same method, data and noise will do, first
+    things first.
     """
     if s.dataset not in {c.dataset for c in published.load_cells()}:
         return None
@@ -196,7 +207,7 @@ def _as_printed(cell: published.Cell, s: Setting) -> bool:
             and all(str(s.options.get(k)) == v for k, v in options.items()))
 
 
-# --------------------------------------------------------------------------------------- markup
+# ------------------------------------------------------------------------------- markup
 
 STYLE = """<style>
 .nl-scroll{overflow-x:auto;max-width:100%;margin:0.4rem 0 1rem}
@@ -228,8 +239,8 @@ font-size:0.8rem;font-weight:600;white-space:nowrap;color:#222;background:#dcdcd
 
 def markup(caption: str, header: Sequence[str], rows: Iterable[Sequence[str]],
            classes: Mapping[str, str] | None = None) -> str:
-    """A table that scrolls by itself; its cells are HTML, the first of a row is its head. `STYLE`
-    must stand once before it."""
+    """A table that scrolls by itself; its cells are HTML, the first of a row is its
+    head. `STYLE` must stand once before it."""
     kinds = [(classes or {}).get(h, "") for h in header]
     head = "".join(f'<th scope="col" class="{k}">{h}</th>'
                    for h, k in zip(header, kinds, strict=True))
@@ -239,15 +250,16 @@ def markup(caption: str, header: Sequence[str], rows: Iterable[Sequence[str]],
                         for c, k in zip(row[1:], kinds[1:], strict=True))
         body += f'<tr><th scope="row">{row[0]}</th>{cells}</tr>'
     top = f"<caption>{caption}</caption>" if caption else ""
-    return (f'<div class="nl-scroll" tabindex="0"><table class="nl">{top}<thead><tr>{head}'
-            f"</tr></thead><tbody>{body}</tbody></table></div>")
+    return (
+        f'<div class="nl-scroll" tabindex="0"><table class="nl">{top}<thead><tr>{head}'
+        f"</tr></thead><tbody>{body}</tbody></table></div>")
 
 
 def plain_table(header: Sequence[str], rows: Iterable[Sequence[object]], *,
                 caption: str = "", wide: Sequence[str] = ()) -> Html:
-    """A table of texts, a row a sequence. Columns of numbers have even figures; those named in
-    `wide` hold sentences. Nothing in a cell is read as HTML. Raises ValueError for a row of
-    another length than the header."""
+    """A table of texts, a row a sequence. Columns of numbers have even figures; those
+    named in `wide` hold sentences. Nothing in a cell is read as HTML. Raises ValueError
+    for a row of another length than the header."""
     raw = [[str(cell) for cell in row] for row in rows]
     words = [[html.escape(cell) for cell in row] for row in raw]
     if any(len(row) != len(header) for row in words):
@@ -262,7 +274,8 @@ def plain_table(header: Sequence[str], rows: Iterable[Sequence[object]], *,
 
 
 def plus_minus(pair: Pair, n: int, digits: int = 1) -> str:
-    """`87.1 ± 0.3` of a mean and a standard deviation; a dash where there is no number."""
+    """`87.1 ± 0.3` of a mean and a standard deviation; a dash where there is no
+    number."""
     mean, std = pair
     if n == 0 or math.isnan(mean):
         return "–"
@@ -272,24 +285,28 @@ def plus_minus(pair: Pair, n: int, digits: int = 1) -> str:
 def badge(state: str, budget: str = "", told: str = "") -> str:
     """A state of `ledger.STATES` with a colour of its own; the word always says it too.
 
-    A direction is paler than a verdict on a number; `budget` is named in brackets, `told` is the
-    sentence behind the state.
+    A direction is paler than a verdict on a number; `budget` is named in brackets,
+    `told` is the sentence behind the state.
     """
-    kinds = {"reproduced": "good", "direction holds": "good soft", "not reproduced": "bad",
-             "direction does not hold": "bad soft", "partly": "half", "no check yet": "open"}
+    kinds = {
+        "reproduced": "good", "direction holds": "good soft", "not reproduced": "bad",
+        "direction does not hold": "bad soft", "partly": "half", "no check yet": "open"
+    }
     said = f"{state} ({budget})" if budget else state
     title = f' title="{html.escape(told, quote=True)}"' if told else ""
     return f'<span class="nl-state {kinds.get(state, "")}"{title}>{html.escape(said)}</span>'
 
 
 def printed_number(cell: published.Cell) -> str:
-    """A printed number with the definition it was printed with: `53.04 ± 1.04 (best epoch)`, or
-    `≈ 92 (relayed, epoch not stated)` where the source has rounded it."""
+    """A printed number with the definition it was printed with: `53.04 ± 1.04 (best
+    epoch)`, or `≈ 92 (relayed, epoch not stated)` where the source has rounded it."""
     if cell.published_value is None:
         return NOT_AVAILABLE
-    how = {"mean10": "mean of last ten epochs", "not stated": "epoch not stated",
-           "top-1": "top-1 accuracy, epoch not stated",
-           "top-5": "top-5 accuracy, epoch not stated"}.get(cell.metric, f"{cell.metric} epoch")
+    how = {
+        "mean10": "mean of last ten epochs", "not stated": "epoch not stated",
+        "top-1": "top-1 accuracy, epoch not stated",
+        "top-5": "top-5 accuracy, epoch not stated"
+    }.get(cell.metric, f"{cell.metric} epoch")
     number = published.number_of(cell)
     if number is not None and number.about:
         return f"≈ {cell.published_value:g} ({number.confidence}, {how})"
@@ -306,19 +323,21 @@ def duration(seconds: float) -> str:
 
 def table(cells: Iterable[Summary], *, caption: str = "", rival: str = "",
           claim_holds: Callable[[Summary], bool | None] = lambda s: None) -> Html:
-    """Summed-up cells as tables, one a budget; the caption names the budget and the hardware.
+    """Summed-up cells as tables, one a budget; the caption names the budget and the
+    hardware.
 
-    A row holds the realised noise rate, the last epoch (the headline), the mean of the last ten
-    epochs, the epoch chosen on noisy validation labels, the oracle in grey and the time. At the
-    paper budget also the paper's number with its own metric and source, and the verdict: other
-    budgets are not held against printed numbers.
+    A row holds the realised noise rate, the last epoch (the headline), the mean of the
+    last ten epochs, the epoch chosen on noisy validation labels, the oracle in grey and
+    the time. At the paper budget also the paper's number with its own metric and
+    source, and the verdict: other budgets are not held against printed numbers.
 
     Args:
-        rival: a method of the table; a column then has the difference of each other method to it,
-            last epoch, over the seeds both have, with its 95 % interval and answer
-            (`published.compare`).
-        claim_holds: whether the claim that a cell's printed number serves holds (None: nothing
-            was compared, or it is not settled), for "partly" at the paper budget.
+        rival: a method of the table; a column then has the difference of each other
+            method to it, last epoch, over the seeds both have, with its 95 % interval
+            and answer (`published.compare`).
+        claim_holds: whether the claim that a cell's printed number serves holds (None:
+            nothing was compared, or it is not settled), for "partly" at the paper
+            budget.
     """
     cells = list(cells)
     parts = []
@@ -327,32 +346,42 @@ def table(cells: Iterable[Summary], *, caption: str = "", rival: str = "",
         hardware = sorted({_short(h) for c in chosen for h in c.hardware})
         title = (f"{caption + ', ' if caption else ''}{budget} budget; accuracy in %"
                  + (f"; on {'; '.join(hardware)}" if hardware else ""))
-        header = ["Method", "Last epoch", "Mean of last 10", "By noisy val.", "Best (oracle)",
-                  "A run takes"]
+        header = [
+            "Method", "Last epoch", "Mean of last 10", "By noisy val.", "Best (oracle)",
+            "A run takes"
+        ]
         kinds = dict.fromkeys(header[1:5], "num") | {"Best (oracle)": "num oracle"}
         rows = [_row(c, _name(c, chosen)) for c in chosen]
         if rival:
             header.append(f"Minus {name_of(rival)}")
             kinds[header[-1]] = "half"
-            rows = [[*row, _minus(c, rival, chosen)] for row, c in zip(rows, chosen, strict=True)]
+            rows = [[*row, _minus(c, rival, chosen)]
+                    for row, c in zip(rows, chosen, strict=True)]
         printed = [reference(c.setting) if budget == "paper" else None for c in chosen]
         if any(printed):
             header += ["Published", "Verdict"]
             kinds |= {"Published": "half"}
             rows = [[*row, _printed(ref), _verdict(c, ref, claim_holds(c))]
                     for row, c, ref in zip(rows, chosen, printed, strict=True)]
-        parts.append(markup(html.escape(title), list(map(html.escape, header)), rows, kinds))
+        parts.append(
+            markup(html.escape(title), list(map(html.escape, header)), rows, kinds))
         if budget == "paper" and not any(printed):
-            parts.append('<p class="nl-note">No paper prints a number for these settings.</p>')
-    text = "; ".join(f"{method_of(c.setting)}: {plus_minus(c.last, c.n)}" for c in cells)
-    return Html(STYLE + "".join(parts) if parts else "<p>No cell was asked for.</p>", text)
+            parts.append(
+                '<p class="nl-note">No paper prints a number for these settings.</p>')
+    text = "; ".join(f"{method_of(c.setting)}: {plus_minus(c.last, c.n)}"
+                     for c in cells)
+    return Html(STYLE + "".join(parts) if parts else "<p>No cell was asked for.</p>",
+                text)
 
 
-def summary_table(runs: Iterable[Run], wanted: Iterable[Setting] = (), *, caption: str = "",
-                  rival: str = "", claim_holds: Callable[[Summary], bool | None] = lambda s: None
-                  ) -> Html:
-    """`table` of runs grouped by cell; cells of `wanted` that have no run say "not run"."""
-    return table(summaries(runs, wanted), caption=caption, rival=rival, claim_holds=claim_holds)
+def summary_table(
+        runs: Iterable[Run], wanted: Iterable[Setting] = (), *, caption: str = "",
+        rival: str = "", claim_holds: Callable[[Summary],
+                                               bool | None] = lambda s: None) -> Html:
+    """`table` of runs grouped by cell; cells of `wanted` that have no run say "not
+    run"."""
+    return table(summaries(runs, wanted), caption=caption, rival=rival,
+                 claim_holds=claim_holds)
 
 
 def _row(c: Summary, name: str) -> list[str]:
@@ -361,14 +390,18 @@ def _row(c: Summary, name: str) -> list[str]:
         return [name, f"not run{failed}", "–", "–", "–", "–"]
     validation = plus_minus(c.by_validation, c.n)
     return [
-        name, f"{_stacked(plus_minus(c.last, c.n), 'b')}<small>n = {c.n}{failed}</small>",
+        name,
+        f"{_stacked(plus_minus(c.last, c.n), 'b')}<small>n = {c.n}{failed}</small>",
         _stacked(plus_minus(c.mean_last_10, c.n)),
         _stacked(validation) if validation != "–" else "–<small>no split</small>",
-        _stacked(plus_minus(c.best, c.n)), duration(c.seconds)]
+        _stacked(plus_minus(c.best, c.n)),
+        duration(c.seconds)
+    ]
 
 
 def _minus(c: Summary, rival: str, among: Sequence[Summary]) -> str:
-    """The cell of a row in the column of differences to a rival of the same data and noise."""
+    """The cell of a row in the column of differences to a rival of the same data and
+    noise."""
     s = c.setting
     others = [o for o in among if o.setting.method == rival and o.n
               and (o.setting.dataset, o.setting.noise, o.setting.rate) == (
@@ -383,7 +416,8 @@ def _minus(c: Summary, rival: str, among: Sequence[Summary]) -> str:
 def _verdict(c: Summary, printed: published.Cell | None, holds: bool | None) -> str:
     """The badge of a row; its sentence shows when the mouse is on it."""
     ours = c.metric(printed.metric) if printed else [100 * r.last() for r in c.runs]
-    said = published.verdict(c.setting.budget, ours, printed.published_value if printed else None,
+    said = published.verdict(c.setting.budget, ours,
+                             printed.published_value if printed else None,
                              printed.published_std if printed else None, holds)
     return badge(said.state, told=said.sentence)
 
@@ -425,7 +459,9 @@ def _differences(s: Setting, o: Setting) -> list[str]:
 
 def _short(hardware: str) -> str:
     """A processor's or GPU's name without its trade marks."""
-    words: dict[str, Any] = {"(R)": "", "(TM)": "", "NVIDIA ": "", " CPU": "", " Processor": ""}
+    words: dict[str, Any] = {
+        "(R)": "", "(TM)": "", "NVIDIA ": "", " CPU": "", " Processor": ""
+    }
     for long, short in words.items():
         hardware = hardware.replace(long, short)
     return " ".join(hardware.split())

@@ -1,17 +1,20 @@
-"""Which losses belong to clean labels: one-dimensional mixtures of two components, on the device.
+"""Which losses belong to clean labels: one-dimensional mixtures of two components, on
+the device.
 
-`fit_gaussians` is the mixture of DivideMix, MixNN and SANM: scikit-learn's EM with the settings of
-their codes (10 iterations, tolerance 1e-2, variance floor 5e-4, k-means start). That EM stops
-unconverged after 2 to 9 iterations, so start and stop belong to the method and are kept; the
-random part of the start is replaced by a fixed one, and `converged=True` runs the EM to its end.
-`fit_betas` is the beta mixture of DRPL (taken over from Arazo et al. 2019).
+`fit_gaussians` is the mixture of DivideMix, MixNN and SANM: scikit-learn's EM with the
+settings of their codes (10 iterations, tolerance 1e-2, variance floor 5e-4, k-means
+start). That EM stops unconverged after 2 to 9 iterations, so start and stop belong to
+the method and are kept; the random part of the start is replaced by a fixed one, and
+`converged=True` runs the EM to its end. `fit_betas` is the beta mixture of DRPL (taken
+over from Arazo et al. 2019).
 
-Nothing here waits for the device: loops have a fixed length and freeze what has stopped, and a
-`status` tensor says afterwards whether the fit means anything (`describe` puts it into words).
-A fit without meaning says 0.5 for every sample; NaN never comes out.
+Nothing here waits for the device: loops have a fixed length and freeze what has
+stopped, and a `status` tensor says afterwards whether the fit means anything
+(`describe` puts it into words). A fit without meaning says 0.5 for every sample; NaN
+never comes out.
 
-Sources: MixNN (arXiv 2406.16966) and the code MacLLL/MixNN; SANM (CVPR 2023); DRPL (Ortego et al.,
-ICPR 2020) and its code; scikit-learn's GaussianMixture.
+Sources: MixNN (arXiv 2406.16966) and the code MacLLL/MixNN; SANM (CVPR 2023); DRPL
+(Ortego et al., ICPR 2020) and its code; scikit-learn's GaussianMixture.
 """
 
 from __future__ import annotations
@@ -24,13 +27,15 @@ import torch
 from torch import Tensor
 
 STARTS = ("kmeans", "mean")
-_LARGEST = 1e15  # a loss beyond it counts as not finite: its square would overflow in float32
+# a loss beyond it counts as not finite: its square would overflow in float32
+_LARGEST = 1e15
 _LLOYD_STEPS = 30  # 16 is the most that scikit-learn's stop was seen to need
 _TABLE = 100  # entries of DRPL's tabulated posterior
 
 
 class Status(IntFlag):
-    """What was wrong with the losses or with the fit; the values add up. 0 is a good fit.
+    """What was wrong with the losses or with the fit; the values add up. 0 is a good
+    fit.
 
     A fit stands in spite of NONFINITE and SHAPE; with any other value it is degenerate.
     """
@@ -45,9 +50,8 @@ class Status(IntFlag):
     SHAPE = 128
 
 
-DEGENERATE = (
-    Status.FEW | Status.EQUAL | Status.EMPTY | Status.CLOSE | Status.ORDER | Status.ALL_NOISY
-)
+DEGENERATE = (Status.FEW | Status.EQUAL | Status.EMPTY | Status.CLOSE | Status.ORDER
+              | Status.ALL_NOISY)
 _WORDS = {
     Status.NONFINITE: "some losses are not finite (they are scored as noisy)",
     Status.FEW: "fewer than two losses, or fewer than half of them, are finite",
@@ -61,7 +65,8 @@ _WORDS = {
 
 
 def describe(status: Tensor | int) -> str:
-    """Words for a status. Reads the tensor, so it waits for the device: once an epoch at most."""
+    """Words for a status. Reads the tensor, so it waits for the device: once an epoch
+    at most."""
     status = Status(int(status))
     if not status:
         return "ok"
@@ -70,7 +75,8 @@ def describe(status: Tensor | int) -> str:
 
 
 def degenerate(status: Tensor) -> Tensor:
-    """True (bool tensor, shape of status) where a fit means nothing; stays on the device."""
+    """True (bool tensor, shape of status) where a fit means nothing; stays on the
+    device."""
     return (status & int(DEGENERATE)) != 0
 
 
@@ -78,9 +84,10 @@ def degenerate(status: Tensor) -> Tensor:
 class GaussianMixture:
     """Two Gaussians over losses; component 0 ("low") has the lower mean.
 
-    means, variances, weights: (2,). p_low: (N,), probability that each fitted loss is of the low
-    (clean) component, MixNN Eq. (E7). log_likelihood: mean over the losses, natural logarithm,
-    under these parameters. iterations: EM steps taken until the stop. status: see `Status`.
+    means, variances, weights: (2,). p_low: (N,), probability that each fitted loss is
+    of the low (clean) component, MixNN Eq. (E7). log_likelihood: mean over the losses,
+    natural logarithm, under these parameters. iterations: EM steps taken until the
+    stop. status: see `Status`.
     """
 
     means: Tensor
@@ -92,7 +99,8 @@ class GaussianMixture:
     status: Tensor
 
     def posterior(self, losses: Tensor) -> Tensor:
-        """p(low | loss) for any losses, same shape: 0.5 when degenerate, 0 where not finite."""
+        """p(low | loss) for any losses, same shape: 0.5 when degenerate, 0 where not
+        finite."""
         losses = losses.detach().to(self.means.dtype)
         finite = losses.abs() < _LARGEST
         joint = _gaussian_joint(losses.where(finite, 0.0), *_columns(self))
@@ -105,9 +113,10 @@ class GaussianMixture:
 class BetaMixture:
     """Two betas over trimmed, scaled losses; component 1 ("high") is the noisy one.
 
-    alphas, betas, weights: (2,) float64. low, high: P5 + 1e-5 and P95 of the losses, between which
-    they are scaled. table: (100,) float64, p(noisy) on the scaled axis. p_high: (N,) float32,
-    p(noisy) of each fitted loss. status: see `Status`. Source: DRPL, detection of noisy samples.
+    alphas, betas, weights: (2,) float64. low, high: P5 + 1e-5 and P95 of the losses,
+    between which they are scaled. table: (100,) float64, p(noisy) on the scaled axis.
+    p_high: (N,) float32, p(noisy) of each fitted loss. status: see `Status`. Source:
+    DRPL, detection of noisy samples.
     """
 
     alphas: Tensor
@@ -120,7 +129,8 @@ class BetaMixture:
     status: Tensor
 
     def posterior(self, losses: Tensor) -> Tensor:
-        """p(noisy | loss), float32, by table: 0.5 when degenerate, 1 where not finite."""
+        """p(noisy | loss), float32, by table: 0.5 when degenerate, 1 where not
+        finite."""
         losses = losses.detach().float()
         finite = losses.abs() < _LARGEST
         u = _beta_scale(losses.where(finite, 0.0), self.low, self.high)
@@ -130,10 +140,11 @@ class BetaMixture:
 
 
 def normalise(losses: Tensor) -> tuple[Tensor, Tensor]:
-    """Losses (N,) scaled to [0, 1] by their least and greatest, and a status. MixNN Eq. (E5).
+    """Losses (N,) scaled to [0, 1] by their least and greatest, and a status. MixNN Eq.
+    (E5).
 
-    Equal losses become zeros (status EQUAL). Losses that are not finite are left out of the range
-    and become +inf, which the fits score as noisy (status NONFINITE).
+    Equal losses become zeros (status EQUAL). Losses that are not finite are left out of
+    the range and become +inf, which the fits score as noisy (status NONFINITE).
     """
     x, finite = _finite(losses)
     low, high = _range(x, finite)
@@ -151,17 +162,20 @@ def fit_gaussians(
     start: str = "kmeans",
     converged: bool = False,
 ) -> GaussianMixture:
-    """Fit two Gaussians to losses (N,) by EM, as scikit-learn does. MixNN Eq. (E6)-(E7).
+    """Fit two Gaussians to losses (N,) by EM, as scikit-learn does. MixNN Eq.
+    (E6)-(E7).
 
-    Give the losses scaled by `normalise` (or the mean of several epochs of them): `reg`, which is
-    added to the variances, is meant for that scale. The EM stops when the mean log-likelihood
-    changes by less than `tol`, or after `max_iter` steps; `converged=True` means tol 1e-8 and 200
-    steps whatever the two say. `start`: "kmeans" splits the losses at their mean and moves the
-    split by k-means until it stops by scikit-learn's rule; "mean" starts from the split at the
-    mean itself. Works in the losses' precision (half precisions in float32).
+    Give the losses scaled by `normalise` (or the mean of several epochs of them):
+    `reg`, which is added to the variances, is meant for that scale. The EM stops when
+    the mean log-likelihood changes by less than `tol`, or after `max_iter` steps;
+    `converged=True` means tol 1e-8 and 200 steps whatever the two say. `start`:
+    "kmeans" splits the losses at their mean and moves the split by k-means until it
+    stops by scikit-learn's rule; "mean" starts from the split at the mean itself. Works
+    in the losses' precision (half precisions in float32).
     """
     if start not in STARTS:
-        raise ValueError(f"start is {start!r}; allowed are {', '.join(map(repr, STARTS))}")
+        raise ValueError(
+            f"start is {start!r}; allowed are {', '.join(map(repr, STARTS))}")
     if max_iter < 1 or tol < 0 or reg <= 0:
         raise ValueError(
             "max_iter must be at least 1, tol at least 0 and reg above 0, "
@@ -186,7 +200,8 @@ def fit_gaussians(
         moved = _gaussian_step(x, (joint - evidence).exp() * inside, reg)
         params = [torch.where(done, p, q) for p, q in zip(params, moved, strict=True)]
         iterations = iterations + ~done
-        done = done | ((now - before).abs() < tol)  # the last step still counts, as in sklearn
+        # the last step still counts, as in sklearn
+        done = done | ((now - before).abs() < tol)
         before = now
 
     evidence = _gaussian_joint(x, *params).logsumexp(0)
@@ -209,17 +224,20 @@ def fit_betas(
     repair: bool = True,
     dtype: torch.dtype = torch.float64,
 ) -> BetaMixture:
-    """Fit two betas to raw losses (N,) and tabulate p(noisy), exactly as DRPL's detector does.
+    """Fit two betas to raw losses (N,) and tabulate p(noisy), exactly as DRPL's
+    detector does.
 
-    Losses outside the `trim` percentiles are left out of the fit (not of the scores); the rest is
-    scaled to (0, 1) in float32; `iterations` EM steps with the method of moments run in `dtype`.
-    `repair` keeps the largest losses noisy: right of its maximum the table stays at the maximum.
-    To score another pass over the data, as DRPL does, use the result's `.posterior`.
+    Losses outside the `trim` percentiles are left out of the fit (not of the scores);
+    the rest is scaled to (0, 1) in float32; `iterations` EM steps with the method of
+    moments run in `dtype`. `repair` keeps the largest losses noisy: right of its
+    maximum the table stays at the maximum. To score another pass over the data, as DRPL
+    does, use the result's `.posterior`.
     """
     if iterations < 1:
         raise ValueError(f"iterations must be at least 1, not {iterations}")
     if not 0 <= trim[0] < trim[1] <= 100:
-        raise ValueError(f"trim must be two rising percentiles within 0 to 100, not {trim}")
+        raise ValueError(
+            f"trim must be two rising percentiles within 0 to 100, not {trim}")
     x, finite = _finite(losses)
     x = x.float()
     bottom, top = _percentiles(x, finite, trim)
@@ -229,7 +247,8 @@ def fit_betas(
 
     u = _beta_scale(x, low, high).to(dtype).clamp(1e-4, 1 - 1e-4)
     logs = torch.stack([u.log(), torch.log1p(-u)])
-    alphas = torch.arange(1, 3, dtype=dtype, device=x.device)[:, None]  # Beta(1, 2), Beta(2, 1)
+    # Beta(1, 2), Beta(2, 1)
+    alphas = torch.arange(1, 3, dtype=dtype, device=x.device)[:, None]
     betas, weights = alphas.flip(0), torch.full_like(alphas, 0.5)
     for _ in range(iterations):
         r = (weights * _beta_density(logs, alphas, betas)).clamp(min=1e-12)
@@ -263,10 +282,12 @@ def fit_betas(
 
 
 def auc(score: Tensor, positive: Tensor) -> Tensor:
-    """Area under the ROC curve: how often a positive sample scores above another (ties: half).
+    """Area under the ROC curve: how often a positive sample scores above another (ties:
+    half).
 
-    score: (N,) real; positive: (N,) bool or 0/1. Returns a float64 scalar on the device; NaN, for
-    "not defined", when one of the two groups is empty or a score is NaN.
+    score: (N,) real; positive: (N,) bool or 0/1. Returns a float64 scalar on the
+    device; NaN, for "not defined", when one of the two groups is empty or a score is
+    NaN.
     """
     if score.shape != positive.shape or score.dim() != 1:
         raise ValueError(
@@ -277,7 +298,8 @@ def auc(score: Tensor, positive: Tensor) -> Tensor:
     line = score.sort().values
     below = torch.searchsorted(line, score)
     up_to = torch.searchsorted(line, score, right=True)
-    twice_ranks = ((below + up_to + 1) * positive).sum()  # mean rank of ties, doubled: exact
+    # mean rank of ties, doubled: exact
+    twice_ranks = ((below + up_to + 1) * positive).sum()
     p = positive.sum()
     q = score.numel() - p
     area = (twice_ranks - p * (p + 1)).double() / (2 * p * q)
@@ -321,8 +343,9 @@ def _data_status(finite: Tensor, low: Tensor, high: Tensor) -> Tensor:
 def _split(x: Tensor, inside: Tensor, n: Tensor, steps: int) -> Tensor:
     """1.0 where a loss lies in the upper of two k-means clusters, else 0.0.
 
-    Lloyd's steps from a split at the mean. scikit-learn starts at random points and stops when the
-    squared shift of the centres is at most 1e-4 of the variance; its answers scatter about ours.
+    Lloyd's steps from a split at the mean. scikit-learn starts at random points and
+    stops when the squared shift of the centres is at most 1e-4 of the variance; its
+    answers scatter about ours.
     """
     mean = (x * inside).sum() / n
     variance = ((x - mean) ** 2 * inside).sum() / n
@@ -342,7 +365,8 @@ def _columns(fit: GaussianMixture) -> tuple[Tensor, Tensor, Tensor]:
     return fit.means[:, None], fit.variances[:, None], fit.weights[:, None]
 
 
-def _gaussian_joint(x: Tensor, means: Tensor, variances: Tensor, weights: Tensor) -> Tensor:
+def _gaussian_joint(x: Tensor, means: Tensor, variances: Tensor,
+                    weights: Tensor) -> Tensor:
     """log of weight times density, (2,) + x's shape: the parts of MixNN Eq. (E6)."""
     x = x[None]
     shape = (2,) + (1,) * (x.dim() - 1)
@@ -352,14 +376,16 @@ def _gaussian_joint(x: Tensor, means: Tensor, variances: Tensor, weights: Tensor
 
 
 def _gaussian_step(x: Tensor, r: Tensor, reg: float) -> tuple[Tensor, Tensor, Tensor]:
-    """M step: means, variances, weights, each (2, 1), from responsibilities r (2, N)."""
+    """M step: means, variances, weights, each (2, 1), from responsibilities r (2,
+    N)."""
     count = r.sum(1, keepdim=True) + 10 * torch.finfo(x.dtype).eps
     means = (r * x).sum(1, keepdim=True) / count
     variances = (r * (x - means) ** 2).sum(1, keepdim=True) / count + reg
     return means, variances, count / count.sum()
 
 
-def _percentiles(x: Tensor, finite: Tensor, which: tuple[float, float]) -> tuple[Tensor, Tensor]:
+def _percentiles(x: Tensor, finite: Tensor,
+                 which: tuple[float, float]) -> tuple[Tensor, Tensor]:
     """Percentiles of the finite losses by linear interpolation, float32."""
     line = torch.where(finite, x, math.inf).sort().values.where(finite.any(), 0.0)
     last = (finite.sum() - 1).clamp(min=0)
@@ -367,28 +393,33 @@ def _percentiles(x: Tensor, finite: Tensor, which: tuple[float, float]) -> tuple
     for percent in which:
         place = last.double() * (percent / 100)
         left = place.long()
-        ends = line.gather(0, torch.stack([left, torch.minimum(left + 1, last)])).double()
+        ends = line.gather(0, torch.stack([left, torch.minimum(left + 1,
+                                                               last)])).double()
         found.append((ends[0] + (ends[1] - ends[0]) * (place - left)).float())
     return found[0], found[1]
 
 
 def _beta_scale(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Losses on (0, 1) between the percentiles, float32. DRPL: u = (d - m) / (M - m + 1e-6)."""
+    """Losses on (0, 1) between the percentiles, float32. DRPL: u = (d - m) / (M - m +
+    1e-6)."""
     u = (x - low) / (high - low + 1e-6)
     u = torch.where(u >= 1, 1 - 1e-3, u)
     return torch.where(u <= 0, 1e-3, u)
 
 
 def _beta_density(logs: Tensor, alphas: Tensor, betas: Tensor) -> Tensor:
-    """Beta densities (2, N); logs holds log u and log(1 - u), (2, N); parameters (2, 1)."""
+    """Beta densities (2, N); logs holds log u and log(1 - u), (2, N); parameters (2,
+    1)."""
     constant = torch.lgamma(alphas + betas) - torch.lgamma(alphas) - torch.lgamma(betas)
     log_density = (alphas - 1) * logs[0] + (betas - 1) * logs[1] + constant
-    return log_density.clamp(max=80).exp()  # 80 is out of reach of a sound fit; exp stays finite
+    # 80 is out of reach of a sound fit; exp stays finite
+    return log_density.clamp(max=80).exp()
 
 
 def _beta_table(alphas: Tensor, betas: Tensor, weights: Tensor) -> Tensor:
     """p(noisy) on 100 points of [1e-12, 1 - 1e-12], float64, before any repair."""
-    u = torch.linspace(1e-12, 1 - 1e-12, _TABLE, dtype=torch.float64, device=alphas.device)
+    u = torch.linspace(1e-12, 1 - 1e-12, _TABLE, dtype=torch.float64,
+                       device=alphas.device)
     logs = torch.stack([u.log(), torch.log1p(-u)])
     joint = weights[:, None] * _beta_density(logs, alphas[:, None], betas[:, None])
     return joint[1] / (joint[0] + joint[1] + 1e-12)

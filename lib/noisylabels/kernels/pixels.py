@@ -1,14 +1,16 @@
-"""The pixel work under `views`: batched, per sample, uint8 in and out, equal to Pillow bit by bit.
+"""The pixel work under `views`: batched, per sample, uint8 in and out, equal to Pillow
+bit by bit.
 
-Every function takes a whole batch and one parameter per sample, and does the same fixed number of
-tensor operations whatever the batch holds: no loop over samples, no transfer to the host (but for
-`operate` on a CPU). A stage of RandAugment or AutoAugment has exactly one active operation per
-sample, so three passes in a row (`warp`, `look_up`, `blend`) give any mix of the fifteen; each
-pass leaves the samples of the other two untouched.
+Every function takes a whole batch and one parameter per sample, and does the same fixed
+number of tensor operations whatever the batch holds: no loop over samples, no transfer
+to the host (but for `operate` on a CPU). A stage of RandAugment or AutoAugment has
+exactly one active operation per sample, so three passes in a row (`warp`, `look_up`,
+`blend`) give any mix of the fifteen; each pass leaves the samples of the other two
+untouched.
 
-Three details make the results those of Pillow and not merely close to them: nearest resampling
-walks the image in 16.16 fixed point, AutoContrast scales in float64, and the smoothing under
-Sharpness rounds to whole grey levels before it is blended in float32.
+Three details make the results those of Pillow and not merely close to them: nearest
+resampling walks the image in 16.16 fixed point, AutoContrast scales in float64, and the
+smoothing under Sharpness rounds to whole grey levels before it is blended in float32.
 """
 
 from __future__ import annotations
@@ -21,9 +23,8 @@ from torch import Tensor
 
 SHEARS = ("ShearX", "ShearY")
 GEOMETRIC = (*SHEARS, "TranslateX", "TranslateY", "Rotate")
-TABULAR = (
-    "AutoContrast", "Equalize", "Invert", "Posterize", "Solarize", "Brightness", "Contrast"
-)  # fmt: skip
+TABULAR = ("AutoContrast", "Equalize", "Invert", "Posterize", "Solarize", "Brightness",
+           "Contrast")  # fmt: skip
 BLENDED = ("Color", "Sharpness")
 OPS = ("Identity", *GEOMETRIC, *TABULAR, *BLENDED)
 CODE = {name: code for code, name in enumerate(OPS)}
@@ -39,9 +40,11 @@ def select(mask: Tensor, a: Tensor, b: Tensor | int) -> Tensor:
 
 
 def gather_pixels(x: Tensor, row: Tensor, col: Tensor, fill: int | None) -> Tensor:
-    """Pixels of `x` (B,C,H,W) at `row` and `col`, both broadcastable to (B,h,w): (B,C,h,w).
+    """Pixels of `x` (B,C,H,W) at `row` and `col`, both broadcastable to (B,h,w):
+    (B,C,h,w).
 
-    Positions outside the image give `fill`; with None the caller warrants that there are none.
+    Positions outside the image give `fill`; with None the caller warrants that there
+    are none.
     """
     b, c, h, w = x.shape
     index = row.clamp(0, h - 1) * w + col.clamp(0, w - 1)
@@ -57,9 +60,11 @@ def gather_pixels(x: Tensor, row: Tensor, col: Tensor, fill: int | None) -> Tens
 def crop(
     x: Tensor, top: Tensor, left: Tensor, flip: Tensor, pad: int, mode: str, fill: int
 ) -> Tensor:
-    """Windows of the images' size from their padded form, mirrored where `flip`: one gather.
+    """Windows of the images' size from their padded form, mirrored where `flip`: one
+    gather.
 
-    `top`, `left` (B,) int64 in 0..2*pad are the corner in the padded image, `flip` (B,) bool.
+    `top`, `left` (B,) int64 in 0..2*pad are the corner in the padded image, `flip` (B,)
+    bool.
     """
     h, w = x.shape[2:]
     j = torch.arange(w, device=x.device)
@@ -75,7 +80,8 @@ def crop(
 def erase(
     x: Tensor, top: Tensor, bottom: Tensor, left: Tensor, right: Tensor, fill: int
 ) -> Tensor:
-    """Paint rows top..bottom-1, columns left..right-1 (each (B,)) of every sample with `fill`."""
+    """Paint rows top..bottom-1, columns left..right-1 (each (B,)) of every sample with
+    `fill`."""
     row = torch.arange(x.shape[2], device=x.device)
     col = torch.arange(x.shape[3], device=x.device)
     rows = (row < top[:, None]) | (row >= bottom[:, None])
@@ -84,7 +90,8 @@ def erase(
 
 
 def may_look(x: Tensor) -> bool:
-    """Whether indices may be read from x's device at no cost: an eager step on a CPU."""
+    """Whether indices may be read from x's device at no cost: an eager step on a
+    CPU."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
@@ -92,19 +99,22 @@ def operate(x: Tensor, code: Tensor, magnitude: Tensor, fill: int, ops: tuple[st
             bicubic: bool = False) -> Tensor:
     """One operation per sample: OPS[code[i]] at magnitude[i] on x[i] (B,C,H,W) uint8.
 
-    `code` (B,) int64, `magnitude` (B,) float64 in the operation's own unit, `fill` the grey level
-    of the holes a geometric operation leaves, `ops` the names that may occur in `code`: a pass
-    that none of them needs is left out. On a CPU a pass goes over the images that it changes; an
-    accelerator takes all, so that nothing waits for the host. The pixels are the same. `bicubic`:
-    shear interpolates, everything else stays nearest neighbour.
+    `code` (B,) int64, `magnitude` (B,) float64 in the operation's own unit, `fill` the
+    grey level of the holes a geometric operation leaves, `ops` the names that may occur
+    in `code`: a pass that none of them needs is left out. On a CPU a pass goes over the
+    images that it changes; an accelerator takes all, so that nothing waits for the
+    host. The pixels are the same. `bicubic`: shear interpolates, everything else stays
+    nearest neighbour.
     """
     sparse = may_look(x)
-    passes: tuple[tuple[tuple[str, ...], Callable[..., Tensor]], ...] = (
-        (SHEARS if bicubic else (), functools.partial(shear, fill=fill)),
-        (GEOMETRIC[len(SHEARS) * bicubic :], functools.partial(warp, fill=fill, bicubic=bicubic)),
-        (TABULAR, functools.partial(look_up, ops=ops)),
-        (BLENDED, blend),
-    )
+    passes: tuple[tuple[tuple[str, ...], Callable[..., Tensor]],
+                  ...] = ((SHEARS if bicubic else
+                           (), functools.partial(shear, fill=fill)),
+                          (GEOMETRIC[len(SHEARS) * bicubic:],
+                           functools.partial(warp, fill=fill, bicubic=bicubic)),
+                          (TABULAR, functools.partial(look_up,
+                                                      ops=ops)), (BLENDED, blend),
+                          )
     for family, work in passes:
         if not any(name in family for name in ops):
             continue
@@ -114,7 +124,8 @@ def operate(x: Tensor, code: Tensor, magnitude: Tensor, fill: int, ops: tuple[st
         first, last = CODE[family[0]], CODE[family[-1]]
         acting = ((code >= first) & (code <= last)).nonzero()[:, 0]
         if len(acting):
-            x = x.index_copy(0, acting, work(x[acting], code[acting], magnitude[acting]))
+            x = x.index_copy(0, acting, work(x[acting], code[acting],
+                                             magnitude[acting]))
     return x
 
 
@@ -130,13 +141,15 @@ def _cubic(a: Tensor, b: Tensor, c: Tensor, d: Tensor, at: Tensor) -> Tensor:
 
 
 def shear(x: Tensor, code: Tensor, magnitude: Tensor, fill: int) -> Tensor:
-    """ShearX/Y by bicubic interpolation: 4x4 pixels in float64, borders repeated, then cut off.
+    """ShearX/Y by bicubic interpolation: 4x4 pixels in float64, borders repeated, then
+    cut off.
 
     An image of another operation comes out as it was: nothing is between its pixels.
     """
     h, w = x.shape[2:]
     zero = torch.zeros_like(magnitude)
-    a1, a3 = (torch.where(code == CODE[name], magnitude, zero)[:, None, None] for name in SHEARS)
+    a1, a3 = (torch.where(code == CODE[name], magnitude, zero)[:, None, None]
+              for name in SHEARS)
     s = torch.arange(w, device=x.device, dtype=torch.float64) + 0.5
     t = torch.arange(h, device=x.device, dtype=torch.float64)[:, None] + 0.5
     u, v = s + a1 * t, a3 * s + t
@@ -147,18 +160,24 @@ def shear(x: Tensor, code: Tensor, magnitude: Tensor, fill: int) -> Tensor:
     du, dv = (u - left)[:, None], (v - top)[:, None]
 
     def line(k: int) -> Tensor:
-        four = [gather_pixels(x, row + k, col + j, None).double() for j in (-1, 0, 1, 2)]
+        four = [
+            gather_pixels(x, row + k, col + j, None).double() for j in (-1, 0, 1, 2)
+        ]
         return _cubic(four[0], four[1], four[2], four[3], du)
 
-    value = _cubic(line(-1), line(0), line(1), line(2), dv).clamp(0, 255).to(torch.uint8)
+    value = _cubic(line(-1), line(0), line(1), line(2), dv).clamp(0,
+                                                                  255).to(torch.uint8)
     return select(inside[:, None], value, fill)
 
 
-def warp(x: Tensor, code: Tensor, magnitude: Tensor, fill: int, bicubic: bool = False) -> Tensor:
-    """Pass 1, Rotate (degrees counter-clockwise), ShearX/Y (factor), TranslateX/Y (pixels).
+def warp(x: Tensor, code: Tensor, magnitude: Tensor, fill: int,
+         bicubic: bool = False) -> Tensor:
+    """Pass 1, Rotate (degrees counter-clockwise), ShearX/Y (factor), TranslateX/Y
+    (pixels).
 
-    Each is the inverse map (u, v) = (a0 s + a1 t + a2, a3 s + a4 t + a5) from an output pixel's
-    centre (s, t) to the input, nearest neighbour. `bicubic` leaves out ShearX/Y: see `shear`.
+    Each is the inverse map (u, v) = (a0 s + a1 t + a2, a3 s + a4 t + a5) from an output
+    pixel's centre (s, t) to the input, nearest neighbour. `bicubic` leaves out
+    ShearX/Y: see `shear`.
     """
     h, w = x.shape[2:]
     zero = torch.zeros_like(magnitude)
@@ -186,18 +205,20 @@ def warp(x: Tensor, code: Tensor, magnitude: Tensor, fill: int, bicubic: bool = 
 
 
 def luminance(x: Tensor) -> Tensor:
-    """Grey level (B,1,H,W) int32: Pillow's integer weights for C=3, the image itself for C=1."""
+    """Grey level (B,1,H,W) int32: Pillow's integer weights for C=3, the image itself
+    for C=1."""
     v = x.to(torch.int32)
     if x.shape[1] == 1:
         return v
     return (v[:, :1] * 19595 + v[:, 1:2] * 38470 + v[:, 2:] * 7471 + 0x8000) >> 16
 
 
-def look_up(x: Tensor, code: Tensor, magnitude: Tensor, ops: tuple[str, ...] = OPS) -> Tensor:
+def look_up(x: Tensor, code: Tensor, magnitude: Tensor,
+            ops: tuple[str, ...] = OPS) -> Tensor:
     """Pass 2, one 256-entry table per sample and channel, applied by one gather.
 
-    AutoContrast, Equalize, Invert; Posterize (bits kept, 1..8); Solarize (threshold from which
-    levels are inverted); Brightness, Contrast (factor, 1 changes nothing).
+    AutoContrast, Equalize, Invert; Posterize (bits kept, 1..8); Solarize (threshold
+    from which levels are inverted); Brightness, Contrast (factor, 1 changes nothing).
     """
     b, c, h, w = x.shape
     index = x.reshape(b, c, h * w).to(torch.int64)
@@ -207,10 +228,12 @@ def look_up(x: Tensor, code: Tensor, magnitude: Tensor, ops: tuple[str, ...] = O
     def used(*names: str) -> bool:
         return any(name in ops for name in names)
 
-    # Invert is Solarize from 0 on; Posterize clears the low bits; the rest keep the identity table
+    # Invert is Solarize from 0 on; Posterize clears the low bits; the rest keep the
+    # identity table
     start = torch.where(code == CODE["Solarize"], magnitude, 256.0)
     start = torch.where(code == CODE["Invert"], 0.0, start)
-    bits = torch.where(code == CODE["Posterize"], magnitude, 8.0).clamp(1, 8).to(torch.int64)
+    bits = torch.where(code == CODE["Posterize"], magnitude,
+                       8.0).clamp(1, 8).to(torch.int64)
     table = torch.where(level >= start, 255 - level, level) & (256 - (1 << (8 - bits)))
     table = table.to(torch.uint8)
     if used("Brightness", "Contrast"):
@@ -233,7 +256,8 @@ def look_up(x: Tensor, code: Tensor, magnitude: Tensor, ops: tuple[str, ...] = O
         # a true division: number / tensor would multiply by a rounded reciprocal
         scale = torch.full_like(lo, 255.0) / (high.to(torch.float64) - lo)
         stretched = (level * scale + -lo * scale).clamp(0, 255).to(torch.uint8)
-        table = torch.where((code == CODE["AutoContrast"]) & (high > low), stretched, table)
+        table = torch.where((code == CODE["AutoContrast"]) & (high > low), stretched,
+                            table)
     if used("Equalize"):
         ones = torch.ones((), dtype=torch.int32, device=x.device).expand_as(index)
         counts = torch.zeros((b, c, 256), dtype=torch.int32, device=x.device)
@@ -241,14 +265,14 @@ def look_up(x: Tensor, code: Tensor, magnitude: Tensor, ops: tuple[str, ...] = O
         step = (h * w - counts.gather(2, high.to(torch.int64))) // 255
         below = counts.cumsum(2, dtype=torch.int32) - counts
         even = (step // 2 + below) // step.clamp(min=1)
-        table = torch.where(
-            (code == CODE["Equalize"]) & (step > 0), even.clamp(max=255).to(torch.uint8), table
-        )
+        table = torch.where((code == CODE["Equalize"]) & (step > 0),
+                            even.clamp(max=255).to(torch.uint8), table)
     return table.gather(2, index).view(x.shape)
 
 
 def smooth(x: Tensor) -> Tensor:
-    """3x3 mean with a fivefold centre (weights sum to 13), rounded; the outermost pixels stay."""
+    """3x3 mean with a fivefold centre (weights sum to 13), rounded; the outermost
+    pixels stay."""
     v = x.to(torch.int16)
     rows = v[:, :, :-2] + v[:, :, 1:-1] + v[:, :, 2:]
     total = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4 * v[:, :, 1:-1, 1:-1]
@@ -258,7 +282,8 @@ def smooth(x: Tensor) -> Tensor:
 
 
 def blend(x: Tensor, code: Tensor, magnitude: Tensor) -> Tensor:
-    """Pass 3, base + factor (x - base): Color from the luminance, Sharpness from the smoothed."""
+    """Pass 3, base + factor (x - base): Color from the luminance, Sharpness from the
+    smoothed."""
     code = code[:, None, None, None]
     base = select(code == CODE["Sharpness"], smooth(x), x)
     if x.shape[1] == 3:

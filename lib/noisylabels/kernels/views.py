@@ -1,18 +1,19 @@
 """Views: random augmentation of whole batches, every sample with its own draw.
 
-A view is a callable `view(x, generator) -> y` on uint8 images (B,C,H,W), C = 1 or 3, on any
-device; `generator` lies on the device of `x` and is the only source of chance. There is no loop
-over samples and no transfer to the host. Every operation is equal to Pillow's, pixel by pixel
-(`pixels` does the work). The settings are frozen dataclasses, so a view can be compared, hashed
-and printed.
+A view is a callable `view(x, generator) -> y` on uint8 images (B,C,H,W), C = 1 or 3, on
+any device; `generator` lies on the device of `x` and is the only source of chance.
+There is no loop over samples and no transfer to the host. Every operation is equal to
+Pillow's, pixel by pixel (`pixels` does the work). The settings are frozen dataclasses,
+so a view can be compared, hashed and printed.
 
     weak    Weak(pad=4, flip=True)                     crop and flip by one gather
     strong  Chain((Weak(), RandAugment.fixmatch(), Cutout.fixmatch()))      as in SANM
             Chain((AutoAugment.ieg(), Weak.ieg_strong(), Cutout.ieg()))     as in IEG, after weak
 
-Sources: RandAugment with the FixMatch pool and AutoAugment as used by the official code of SANM
-(Tu et al. 2023); both with the magnitudes of the official code of IEG (Zhang et al. 2020); the 25
-sub-policies published for CIFAR-10 with AutoAugment (Cubuk et al. 2019).
+Sources: RandAugment with the FixMatch pool and AutoAugment as used by the official code
+of SANM (Tu et al. 2023); both with the magnitudes of the official code of IEG (Zhang et
+al. 2020); the 25 sub-policies published for CIFAR-10 with AutoAugment (Cubuk et al.
+2019).
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ from .pixels import BARE, CODE, OPS
 
 View = Callable[[Tensor, torch.Generator], Tensor]
 
-POOL = (
-    "AutoContrast", "Brightness", "Color", "Contrast", "Equalize", "Identity", "Posterize",
-    "Rotate", "Sharpness", "ShearX", "ShearY", "Solarize", "TranslateX", "TranslateY",
-)  # fmt: skip
+POOL = ("AutoContrast", "Brightness", "Color", "Contrast", "Equalize", "Identity",
+        "Posterize", "Rotate", "Sharpness", "ShearX", "ShearY", "Solarize",
+        "TranslateX", "TranslateY",
+        )  # fmt: skip
 """The 14 operations of FixMatch's RandAugment, which SANM and IEG use as well."""
 
 CIFAR10_POLICIES = (
@@ -132,9 +133,9 @@ class Chain:
 class Weak:
     """Random crop of the padded image and random mirroring, by one gather.
 
-    `pad` pixels on every side, filled with `fill` (mode "zero") or mirrored without repeating the
-    border (mode "reflect"); the corner is uniform over `offsets` positions per axis (None: all
-    2*pad+1); mirrored with probability 1/2 if `flip`.
+    `pad` pixels on every side, filled with `fill` (mode "zero") or mirrored without
+    repeating the border (mode "reflect"); the corner is uniform over `offsets`
+    positions per axis (None: all 2*pad+1); mirrored with probability 1/2 if `flip`.
     """
 
     pad: int = 4
@@ -146,7 +147,8 @@ class Weak:
     def __post_init__(self) -> None:
         _choose("mode", self.mode, ("zero", "reflect"))
         _need(self.pad >= 0, f"pad must be 0 or more pixels, not {self.pad}")
-        _need(0 <= self.fill <= 255, f"fill must be a grey level in 0..255, not {self.fill}")
+        _need(0 <= self.fill <= 255,
+              f"fill must be a grey level in 0..255, not {self.fill}")
         _need(
             self.offsets is None or 1 <= self.offsets <= 2 * self.pad + 1,
             f"offsets must be None or in 1..{2 * self.pad + 1} for pad {self.pad}, "
@@ -155,15 +157,18 @@ class Weak:
 
     @classmethod
     def ieg_strong(cls) -> Weak:
-        """The crop in IEG's strong view: pad 4 in mid-grey, offsets 0..7 as in its code."""
+        """The crop in IEG's strong view: pad 4 in mid-grey, offsets 0..7 as in its
+        code."""
         return cls(pad=4, flip=True, fill=128, offsets=8)
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Corner rows, columns (n,) int64 in the padded image; which to mirror (n,) bool."""
+        """Corner rows, columns (n,) int64 in the padded image; which to mirror (n,)
+        bool."""
         device = generator.device
         span = 2 * self.pad + 1 if self.offsets is None else self.offsets
         top, left = torch.randint(span, (2, n), generator=generator, device=device)
-        flip = torch.rand(n, generator=generator, device=device) < (0.5 if self.flip else 0.0)
+        flip = torch.rand(n, generator=generator,
+                          device=device) < (0.5 if self.flip else 0.0)
         return top, left, flip
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -180,11 +185,11 @@ class Weak:
 class Cutout:
     """A grey square at a random place of every image.
 
-    rule "corner": the corner is int(max(0, u - size/2)), u uniform over the side, and the square
-    is one pixel larger than `size`, since Pillow's rectangle includes its end; it is cut short
-    only at the right and bottom (SANM's and FixMatch's 17x17).
-    rule "centre": the square reaches size // 2 to either side of a uniform pixel, clipped at every
-    border (IEG).
+    rule "corner": the corner is int(max(0, u - size/2)), u uniform over the side, and
+    the square is one pixel larger than `size`, since Pillow's rectangle includes its
+    end; it is cut short only at the right and bottom (SANM's and FixMatch's 17x17).
+    rule "centre": the square reaches size // 2 to either side of a uniform pixel,
+    clipped at every border (IEG).
     """
 
     size: int = 16
@@ -194,7 +199,8 @@ class Cutout:
     def __post_init__(self) -> None:
         _choose("rule", self.rule, ("corner", "centre"))
         _need(self.size > 0, f"size must be 1 or more pixels, not {self.size}")
-        _need(0 <= self.fill <= 255, f"fill must be a grey level in 0..255, not {self.fill}")
+        _need(0 <= self.fill <= 255,
+              f"fill must be a grey level in 0..255, not {self.fill}")
 
     @classmethod
     def fixmatch(cls, size: int = 16) -> Cutout:
@@ -203,17 +209,21 @@ class Cutout:
 
     @classmethod
     def ieg(cls, size: int = 16) -> Cutout:
-        """16x16, clipped at the borders. IEG fills 0 of [-1, 1], between 127 and 128: here 128."""
+        """16x16, clipped at the borders. IEG fills 0 of [-1, 1], between 127 and 128:
+        here 128."""
         return cls(size, 128, "centre")
 
     def draw(self, n: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-        """First row, row after the last, first column, column after the last: (4, n) int64.
+        """First row, row after the last, first column, column after the last: (4, n)
+        int64.
 
         Not yet clipped to the image, `size` its height and width.
         """
         device = generator.device
-        side = torch.tensor(size, dtype=torch.float64).to(device, non_blocking=True)[:, None]
-        u = side * torch.rand((2, n), generator=generator, device=device, dtype=torch.float64)
+        side = torch.tensor(size, dtype=torch.float64).to(device,
+                                                          non_blocking=True)[:, None]
+        u = side * torch.rand(
+            (2, n), generator=generator, device=device, dtype=torch.float64)
         if self.rule == "corner":
             first = (u - self.size / 2).clamp(min=0).to(torch.int64)
             last = first + self.size + 1
@@ -224,12 +234,14 @@ class Cutout:
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
         _check(x, generator)
-        top, bottom, left, right = self.draw(len(x), (x.shape[2], x.shape[3]), generator)
+        top, bottom, left, right = self.draw(len(x), (x.shape[2], x.shape[3]),
+                                             generator)
         return pixels.erase(x, top, bottom, left, right, self.fill)
 
 
 def _fixmatch(name: str, level: int, side: int) -> Entry:
-    """FixMatch's pool at level 0..10: factors .05-.95, 4-8 bits, 30 degrees, .3 of the side."""
+    """FixMatch's pool at level 0..10: factors .05-.95, 4-8 bits, 30 degrees, .3 of the
+    side."""
     if name in ("Brightness", "Color", "Contrast", "Sharpness"):
         return level * 0.9 / 10 + 0.05, 0
     if name.startswith("Translate"):
@@ -238,7 +250,8 @@ def _fixmatch(name: str, level: int, side: int) -> Entry:
 
 
 def _ieg(name: str, level: int, side: int) -> Entry:
-    """IEG's pool at level 0..10: factors .1-1.9, 4-1 bits, 10 pixels of 32 (in proportion)."""
+    """IEG's pool at level 0..10: factors .1-1.9, 4-1 bits, 10 pixels of 32 (in
+    proportion)."""
     if name in ("Brightness", "Color", "Contrast", "Sharpness"):
         return level * 1.8 / 10 + 0.1, 0
     if name.startswith("Translate"):
@@ -252,11 +265,13 @@ def _common(name: str, level: int, bits: int) -> Entry:
         return 0, int(level * 30 / 10)
     if name.startswith("Shear"):
         return 0, level * 0.3 / 10
-    return {"Posterize": (bits, 0), "Solarize": (256 - int(level * 256 / 10), 0)}.get(name, (0, 0))
+    return {"Posterize": (bits, 0),
+            "Solarize": (256 - int(level * 256 / 10), 0)}.get(name, (0, 0))
 
 
 def _torchvision(name: str, index: int, side: int) -> Entry:
-    """The bins of torchvision's AutoAugment, index 0..9, each signed operation with its sign."""
+    """The bins of torchvision's AutoAugment, index 0..9, each signed operation with its
+    sign."""
     if name in ("Brightness", "Color", "Contrast", "Sharpness"):
         return 1, 0.9 * index / 9
     if name.startswith("Translate"):
@@ -271,7 +286,8 @@ def _torchvision(name: str, index: int, side: int) -> Entry:
 
 
 def _sanm(name: str, index: int, side: int) -> Entry:
-    """SANM's AutoAugment: rotation always positive, translation not rounded, Solarize from 256."""
+    """SANM's AutoAugment: rotation always positive, translation not rounded, Solarize
+    from 256."""
     if name.startswith("Translate"):
         return 0, 150 / 331 * index / 9 * side
     return {
@@ -282,10 +298,12 @@ def _sanm(name: str, index: int, side: int) -> Entry:
 
 _RAND_STYLES = {"fixmatch": _fixmatch, "ieg": _ieg}
 _AUTO_STYLES = {"torchvision": _torchvision, "sanm": _sanm, "ieg": _ieg}
-_HOLES = {"fixmatch": 0, "torchvision": 0, "sanm": 128, "ieg": 128}  # grey level outside the image
+# grey level outside the image
+_HOLES = {"fixmatch": 0, "torchvision": 0, "sanm": 128, "ieg": 128}
 
 
-def _entry(styles: dict, style: str, name: str, level: int, size: tuple[int, int]) -> Entry:
+def _entry(styles: dict, style: str, name: str, level: int, size: tuple[int,
+                                                                        int]) -> Entry:
     return styles[style](name, level, size[0] if name.endswith("Y") else size[1])
 
 
@@ -297,9 +315,11 @@ def _check_fill(fill: int | None) -> None:
 
 
 def _finish(rows: Tensor, applied: Tensor, sign: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes and magnitudes from rows (code, first, second); what is not applied is Identity."""
+    """Codes and magnitudes from rows (code, first, second); what is not applied is
+    Identity."""
     code, first, second = rows.unbind(-1)
-    return torch.where(applied, code.to(torch.int64), CODE["Identity"]), first + sign * second
+    return torch.where(applied, code.to(torch.int64),
+                       CODE["Identity"]), first + sign * second
 
 
 def _signs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -322,20 +342,21 @@ def _rand_rows(
 @functools.lru_cache(maxsize=64)
 def _auto_rows(style: str, size: tuple[int, int]) -> tuple:
     return tuple(
-        tuple((p, CODE[name], *_entry(_AUTO_STYLES, style, name, i, size)) for name, p, i in pair)
-        for pair in CIFAR10_POLICIES
-    )
+        tuple((p, CODE[name], *_entry(_AUTO_STYLES, style, name, i, size))
+              for name, p, i in pair) for pair in CIFAR10_POLICIES)
 
 
 @dataclass(frozen=True)
 class RandAugment:
-    """`num_ops` operations drawn with replacement from `ops`, each applied with `probability`.
+    """`num_ops` operations drawn with replacement from `ops`, each applied with
+    `probability`.
 
     The level is a uniform integer in `levels` (both ends in) of 10; rotation, shear and
-    translation take a random sign. `style` maps levels to magnitudes: "fixmatch" (as in SANM:
-    4-7 bits, factors .14-.86) or "ieg" (1-4 bits, factors .28-1.72). `fill` is the grey level of
-    holes (None: 0 for fixmatch, 128 for ieg). Each `shared` samples in a row have the same
-    operations and levels, as IEG's batches do; application and sign stay per sample.
+    translation take a random sign. `style` maps levels to magnitudes: "fixmatch" (as in
+    SANM: 4-7 bits, factors .14-.86) or "ieg" (1-4 bits, factors .28-1.72). `fill` is
+    the grey level of holes (None: 0 for fixmatch, 128 for ieg). Each `shared` samples
+    in a row have the same operations and levels, as IEG's batches do; application and
+    sign stay per sample.
     """
 
     num_ops: int = 2
@@ -350,11 +371,11 @@ class RandAugment:
         _choose("style", self.style, _RAND_STYLES)
         _need(self.num_ops >= 1, f"num_ops must be 1 or more, not {self.num_ops}")
         _need(self.shared >= 1, f"shared must be 1 or more, not {self.shared}")
-        _need(0 <= self.probability <= 1, f"probability must be in 0..1, not {self.probability}")
+        _need(0 <= self.probability <= 1,
+              f"probability must be in 0..1, not {self.probability}")
         low, high = self.levels
-        _need(
-            0 <= low <= high <= 10, f"levels must be low <= high within 0..10, not {self.levels}"
-        )
+        _need(0 <= low <= high <= 10,
+              f"levels must be low <= high within 0..10, not {self.levels}")
         _need(len(self.ops) > 0, "ops must name at least one operation")
         for name in self.ops:
             _choose("operation", name, OPS)
@@ -362,28 +383,32 @@ class RandAugment:
 
     @classmethod
     def fixmatch(cls) -> RandAugment:
-        """SANM's pool: two of the 14 operations, black holes. It goes with `Cutout.fixmatch()`."""
+        """SANM's pool: two of the 14 operations, black holes. It goes with
+        `Cutout.fixmatch()`."""
         return cls(style="fixmatch")
 
     @classmethod
     def ieg(cls, batch_size: int) -> RandAugment:
-        """IEG's alternative to AutoAugment: the same two operations and levels for a batch.
+        """IEG's alternative to AutoAugment: the same two operations and levels for a
+        batch.
 
-        Declared difference: holes are mid-grey at once; in the official code a second operation
-        still sees them black.
+        Declared difference: holes are mid-grey at once; in the official code a second
+        operation still sees them black.
         """
         return cls(style="ieg", shared=batch_size)
 
     def draw(
         self, n: int, size: tuple[int, int], generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Codes into `OPS` (num_ops,n) int64 and magnitudes (num_ops,n) float64 in their units."""
+        """Codes into `OPS` (num_ops,n) int64 and magnitudes (num_ops,n) float64 in
+        their units."""
         device = generator.device
         drawn, every = (self.num_ops, -(-n // self.shared)), (self.num_ops, n)
         which = torch.randint(len(self.ops), drawn, generator=generator, device=device)
         low, high = self.levels
         level = torch.randint(high - low + 1, drawn, generator=generator, device=device)
-        applied = torch.rand(every, generator=generator, device=device) < self.probability
+        applied = torch.rand(every, generator=generator,
+                             device=device) < self.probability
         table = torch.tensor(
             _rand_rows(self.style, self.ops, self.levels, size), dtype=torch.float64
         ).to(device, non_blocking=True)
@@ -401,16 +426,17 @@ class RandAugment:
 
 @dataclass(frozen=True)
 class AutoAugment:
-    """One of the 25 published CIFAR-10 sub-policies per sample: two operations, each by chance.
+    """One of the 25 published CIFAR-10 sub-policies per sample: two operations, each by
+    chance.
 
-    `style` gives the magnitudes:
-    "torchvision": the bins of torchvision's policy, holes black;
-    "sanm": SANM's reading: holes grey 128, rotation always positive, translation 150/331 of the
-    side at index 9 and not rounded, Solarize threshold 256 - 28.44 index;
-    "ieg": the index is the level 0..10 of IEG's mapping, holes mid-grey 128. Declared difference:
-    IEG draws from 95 sub-policies; the 25 published ones stand in for them.
-    `fill` overrides the grey level of the holes. `shear`: ShearX/Y by "nearest" pixel, or
-    "bicubic" as in the official code of SANM; everything else is nearest in all of them.
+    `style` gives the magnitudes: "torchvision": the bins of torchvision's policy, holes
+    black; "sanm": SANM's reading: holes grey 128, rotation always positive, translation
+    150/331 of the side at index 9 and not rounded, Solarize threshold 256 - 28.44
+    index; "ieg": the index is the level 0..10 of IEG's mapping, holes mid-grey 128.
+    Declared difference: IEG draws from 95 sub-policies; the 25 published ones stand in
+    for them. `fill` overrides the grey level of the holes. `shear`: ShearX/Y by
+    "nearest" pixel, or "bicubic" as in the official code of SANM; everything else is
+    nearest in all of them.
     """
 
     style: str = "torchvision"
@@ -435,9 +461,11 @@ class AutoAugment:
     def draw(
         self, n: int, size: tuple[int, int], generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Codes into `OPS` (2,n) int64 and magnitudes (2,n) float64 in the operations' units."""
+        """Codes into `OPS` (2,n) int64 and magnitudes (2,n) float64 in the operations'
+        units."""
         device = generator.device
-        policy = torch.randint(len(CIFAR10_POLICIES), (n,), generator=generator, device=device)
+        policy = torch.randint(len(CIFAR10_POLICIES), (n,), generator=generator,
+                               device=device)
         table = torch.tensor(_auto_rows(self.style, size), dtype=torch.float64)
         rows = table.to(device, non_blocking=True)[policy].transpose(0, 1)
         u = torch.rand((2, n), generator=generator, device=device, dtype=torch.float64)
@@ -448,21 +476,24 @@ class AutoAugment:
         code, magnitude = self.draw(len(x), (x.shape[2], x.shape[3]), generator)
         fill = _HOLES[self.style] if self.fill is None else self.fill
         for k in range(2):
-            x = pixels.operate(x, code[k], magnitude[k], fill, OPS, self.shear == "bicubic")
+            x = pixels.operate(x, code[k], magnitude[k], fill, OPS,
+                               self.shear == "bicubic")
         return x
 
 
 def apply_op(
     name: str, x: Tensor, magnitude: Tensor | float | None = None, fill: int = 0
 ) -> Tensor:
-    """One named operation (see `OPS`) on every image of `x` (B,C,H,W) uint8; equal to Pillow's.
+    """One named operation (see `OPS`) on every image of `x` (B,C,H,W) uint8; equal to
+    Pillow's.
 
-    `magnitude` is one number or one per sample (B,), in the operation's unit: Rotate degrees
-    counter-clockwise; ShearX/Y the factor (ShearX: output (s, t) shows input (s + factor t, t));
-    TranslateX/Y pixels (output s shows input s + pixels); Posterize bits kept (1..8, others are
-    clipped); Solarize the level from which pixels are inverted; Brightness, Color, Contrast,
-    Sharpness the factor (1 changes nothing; 0 gives black, grey, the mean level, the smoothed).
-    Identity, AutoContrast, Equalize and Invert take none. Holes get the grey level `fill`.
+    `magnitude` is one number or one per sample (B,), in the operation's unit: Rotate
+    degrees counter-clockwise; ShearX/Y the factor (ShearX: output (s, t) shows input (s
+    + factor t, t)); TranslateX/Y pixels (output s shows input s + pixels); Posterize
+    bits kept (1..8, others are clipped); Solarize the level from which pixels are
+    inverted; Brightness, Color, Contrast, Sharpness the factor (1 changes nothing; 0
+    gives black, grey, the mean level, the smoothed). Identity, AutoContrast, Equalize
+    and Invert take none. Holes get the grey level `fill`.
     """
     _choose("operation", name, OPS)
     _check_images(x)
@@ -470,7 +501,8 @@ def apply_op(
     if magnitude is None:
         _need(name in BARE, f"{name} needs a magnitude, one number or one per sample")
         magnitude = 0.0
-    value = torch.as_tensor(magnitude, dtype=torch.float64).to(x.device, non_blocking=True)
+    value = torch.as_tensor(magnitude,
+                            dtype=torch.float64).to(x.device, non_blocking=True)
     _need(
         value.dim() == 0 or value.shape == x.shape[:1],
         f"magnitude must be one number or one per sample ({len(x)}), not {tuple(value.shape)}",
@@ -484,8 +516,8 @@ def apply(
 ) -> Tensor:
     """A view of a whole set, `chunk` images at a time to bound the memory.
 
-    None: 4096 on an accelerator (few launches), 256 on a CPU (it stays in the cache). The draws
-    depend on the chunk, so fix it where a run must be repeated exactly.
+    None: 4096 on an accelerator (few launches), 256 on a CPU (it stays in the cache).
+    The draws depend on the chunk, so fix it where a run must be repeated exactly.
     """
     _check(images, generator)
     if chunk is None:

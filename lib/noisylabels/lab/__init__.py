@@ -1,8 +1,10 @@
-"""From a setting to a run: load it when it is finished, resume it when it was begun, else train.
+"""From a setting to a run: load it when it is finished, resume it when it was begun,
+else train.
 
-`setting(...)` resolves everything a run depends on (`recipes`); `prepare(setting)` makes the task
-that the method sees and the truth that stays with the recorder (`tasks`); `run(setting)` returns
-its `Run` (`running`). `watch(...)` trains without the store, for figures that are made live.
+`setting(...)` resolves everything a run depends on (`recipes`); `prepare(setting)`
+makes the task that the method sees and the truth that stays with the recorder
+(`tasks`); `run(setting)` returns its `Run` (`running`). `watch(...)` trains without the
+store, for figures that are made live.
 """
 
 from ..training.recorder import TrainingFailed
@@ -32,7 +34,8 @@ from .running import (
 from .tasks import PROBE, prepare, strong_view
 
 __all__ = [
-    "BUDGETS", "EVERY", "PROBE", "Images", "Setting", "StoreError", "TrainingFailed", "check",
-    "checkpoints_of", "commit", "epochs_begun", "facts", "images", "kept_of", "lacks_losses", "noise_kinds",
-    "prepare", "run", "setting", "settings_of", "strong_view", "summary", "total_epochs", "watch",
+    "BUDGETS", "EVERY", "PROBE", "Images", "Setting", "StoreError", "TrainingFailed",
+    "check", "checkpoints_of", "commit", "epochs_begun", "facts", "images", "kept_of",
+    "lacks_losses", "noise_kinds", "prepare", "run", "setting", "settings_of",
+    "strong_view", "summary", "total_epochs", "watch",
 ]

@@ -1,7 +1,8 @@
-"""Count what a network takes for what: the matrices behind `confusion` and `ood-confusion` noise.
+"""Count what a network takes for what: the matrices behind `confusion` and
+`ood-confusion` noise.
 
-`rebuild` makes the files under `data/noise` that those noises read. It trains a network, so it
-stands after `lab`; reading the files does not (`noise.foreign`).
+`rebuild` makes the files under `data/noise` that those noises read. It trains a
+network, so it stands after `lab`; reading the files does not (`noise.foreign`).
 """
 
 from __future__ import annotations
@@ -17,15 +18,18 @@ from ..data import datasets
 from ..noise import foreign
 
 
-def rebuild(dataset: str, folder: Path | None = None, *, budget: str = "laptop", seed: int = 0,
-            **options: Any) -> list[Path]:
-    """Train cross entropy on clean labels, count what it takes for what, write both files.
+def rebuild(dataset: str, folder: Path | None = None, *, budget: str = "laptop",
+            seed: int = 0, **options: Any) -> list[Path]:
+    """Train cross entropy on clean labels, count what it takes for what, write both
+    files.
 
-    Test images of the dataset (held out), then all train images of the source, also those of
-    classes that are left out. `options` as in `lab.setting`. Minutes on a CPU; existing files are
-    replaced. At the laptop budget the network is weak, hence its confusions many.
+    Test images of the dataset (held out), then all train images of the source, also
+    those of classes that are left out. `options` as in `lab.setting`. Minutes on a CPU;
+    existing files are replaced. At the laptop budget the network is weak, hence its
+    confusions many.
     """
-    setting = lab.setting("cross_entropy", dataset, "none", 0.0, budget, seed=seed, **options)
+    setting = lab.setting("cross_entropy", dataset, "none", 0.0, budget, seed=seed,
+                          **options)
     run, recorder = lab.watch(setting)
     truth, other = recorder.truth, datasets.load(foreign.SOURCES[dataset])
     made = (f"cross_entropy on clean {dataset}, {budget} budget, seed {seed}, "
@@ -46,6 +50,7 @@ def rebuild(dataset: str, folder: Path | None = None, *, budget: str = "laptop",
             f.write(f"# rows: true class, columns: predicted class, counts; {made}\n")
             writer = csv.writer(f, lineterminator="\n")
             writer.writerow(["true", *columns])
-            writer.writerows([name, *row] for name, row in zip(rows, counts.tolist(), strict=True))
+            writer.writerows([name, *row]
+                             for name, row in zip(rows, counts.tolist(), strict=True))
         out.append(path)
     return out

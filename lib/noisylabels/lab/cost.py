@@ -1,4 +1,5 @@
-"""What a run costs here: from recorded runs like it, or from a short timing of this machine."""
+"""What a run costs here: from recorded runs like it, or from a short timing of this
+machine."""
 
 from __future__ import annotations
 
@@ -23,8 +24,8 @@ SIZES = datasets.SIZES
 Images, images = lab.Images, lab.images
 
 FACTORS = {
-    "cross_entropy": 1.0, "gce": 1.0, "elr": 1.0, "mixup": 1.0, "mixnn": 5 / 3, "drpl": 5 / 3,
-    "ieg": 23 / 3, "dividemix": 13.0, "sanm": 22.0,
+    "cross_entropy": 1.0, "gce": 1.0, "elr": 1.0, "mixup": 1.0, "mixnn": 5 / 3,
+    "drpl": 5 / 3, "ieg": 23 / 3, "dividemix": 13.0, "sanm": 22.0,
 }  # fmt: skip
 """Forward and backward passes of an epoch of the published step, as multiples of cross entropy's
 (a backward pass counts as two forward ones; whole-set passes and second networks included)."""
@@ -43,14 +44,15 @@ def total_epochs(s: Setting) -> int:
     return lab.total_epochs(s, images(s).train)
 
 
-# ------------------------------------------------------------------------------ from recorded runs
+# ------------------------------------------------------------------- from recorded runs
 
 
 def recorded(s: Setting, device: str) -> tuple[float, int] | None:
-    """(seconds, from how many runs): finished runs on this hardware that differ in little, scaled.
+    """(seconds, from how many runs): finished runs on this hardware that differ in
+    little, scaled.
 
-    The same are the method, the data set, the network, the batch and the precision; epochs and
-    number of images are scaled to those of `s`.
+    The same are the method, the data set, the network, the batch and the precision;
+    epochs and number of images are scaled to those of `s`.
     """
     same = {k: s.options[k] for k in OPTIONS_OF_COST if k in s.options}
     here, n = engine.hardware(device), images(s)
@@ -67,15 +69,17 @@ def recorded(s: Setting, device: str) -> tuple[float, int] | None:
 
 
 def _work(n: lab.Images, factor: float = 1.0) -> float:
-    """An epoch in images trained on; an image that is only looked at counts as a third."""
+    """An epoch in images trained on; an image that is only looked at counts as a
+    third."""
     return factor * n.train + (n.test + min(lab.PROBE, n.train) + n.val) / 3
 
 
 def over_cross_entropy(recorded: Iterable[runs.Run]) -> dict[str, list[float]]:
-    """Method -> seconds of an epoch over those of cross entropy, a ratio for each pair of runs.
+    """Method -> seconds of an epoch over those of cross entropy, a ratio for each pair
+    of runs.
 
-    A pair has the data, noise, budget, seeds, network, precision, hardware and number of threads
-    in common; of each run its median epoch counts, without evaluation.
+    A pair has the data, noise, budget, seeds, network, precision, hardware and number
+    of threads in common; of each run its median epoch counts, without evaluation.
     """
     groups: dict[Any, dict[str, list[float]]] = {}
     for run in recorded:
@@ -83,24 +87,26 @@ def over_cross_entropy(recorded: Iterable[runs.Run]) -> dict[str, list[float]]:
         if run.finished and seconds:
             s = run.setting
             same = (s.dataset, s.noise, s.rate, s.budget, s.seed, s.max_samples,
-                    s.options.get("network"), s.options.get("precision"), run.info.get("hardware"),
-                    run.info.get("threads"))
+                    s.options.get("network"), s.options.get("precision"),
+                    run.info.get("hardware"), run.info.get("threads"))
             groups.setdefault(same, {}).setdefault(s.method, []).append(seconds)
     out: dict[str, list[float]] = {}
     for times in groups.values():
         for method, found in times.items():
-            for base in times.get("cross_entropy", ()) if method != "cross_entropy" else ():
+            for base in times.get("cross_entropy",
+                                  ()) if method != "cross_entropy" else ():
                 out.setdefault(method, []).extend(one / base for one in found)
     return out
 
 
 def factor_of(method: str) -> float | None:
-    """Forward and backward passes of an epoch over cross entropy's; None where not counted."""
+    """Forward and backward passes of an epoch over cross entropy's; None where not
+    counted."""
     found = getattr(methods.get(method), "COST", FACTORS.get(method))
     return None if found is None else float(found)
 
 
-# ----------------------------------------------------------------------------------- from a timing
+# ------------------------------------------------------------------------ from a timing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +119,8 @@ class Timing:
     pixels: int
 
     def of(self, network: str, channels: int, pixels: int) -> float:
-        """Seconds a training image on another network: in proportion to the operations counted."""
+        """Seconds a training image on another network: in proportion to the operations
+        counted."""
         mine = operations(self.network, self.channels, self.pixels)
         return self.seconds * operations(network, channels, pixels) / mine
 
@@ -135,10 +142,12 @@ def time_steps(
     execution: engine.Execution,
     seconds: float = 1.0,
 ) -> Timing:
-    """Train on random images for about `seconds` (at least two steps) and take the mean.
+    """Train on random images for about `seconds` (at least two steps) and take the
+    mean.
 
-    The network itself is timed; on a CPU, where it is large, in smaller batches (`STEP_TIMED`),
-    and where even such a step takes long (bfloat16 on a processor without it), by that alone.
+    The network itself is timed; on a CPU, where it is large, in smaller batches
+    (`STEP_TIMED`), and where even such a step takes long (bfloat16 on a processor
+    without it), by that alone.
     """
     _, _, classes, channels, pixels = SIZES[dataset]
     if not execution.device.startswith("cuda"):
@@ -148,7 +157,8 @@ def time_steps(
     draws = torch.Generator().manual_seed(0)
     device = torch.device(execution.device)
     n = 8 * batch_size
-    x = torch.randint(256, (n, channels, pixels, pixels), generator=draws, dtype=torch.uint8)
+    x = torch.randint(256, (n, channels, pixels, pixels), generator=draws,
+                      dtype=torch.uint8)
     y = torch.randint(classes, (n,), generator=draws)
     task = engine.Task(
         images=x.to(device),
@@ -171,7 +181,8 @@ def time_steps(
             torch.cuda.synchronize(device)
         return time.perf_counter()
 
-    done, begun = -4 if execution.graph else -2, 0.0  # warming up; the fourth step is captured
+    # warming up; the fourth step is captured
+    done, begun = -4 if execution.graph else -2, 0.0
     while True:
         for i, images_of_step in task.batches(batch_size):
             if done == 0:
@@ -179,14 +190,17 @@ def time_steps(
             before = time.perf_counter()
             step(i, images_of_step)
             done += 1
-            if device.type == "cpu" and (took := time.perf_counter() - before) > LONG_STEP:
+            if device.type == "cpu" and (took :=
+                                         time.perf_counter() - before) > LONG_STEP:
                 return Timing(network, took / batch_size, channels, pixels)
             if done >= 2 and done % 2 == 0 and wait() - begun > seconds:
-                return Timing(network, (wait() - begun) / (done * batch_size), channels, pixels)
+                return Timing(network, (wait() - begun) / (done * batch_size), channels,
+                              pixels)
 
 
 def of_setting(s: Setting, timing: Timing) -> float | None:
-    """Seconds that a run of `s` takes by this timing; None for a method of unknown factor."""
+    """Seconds that a run of `s` takes by this timing; None for a method of unknown
+    factor."""
     factor = factor_of(s.method)
     if factor is None:
         return None
@@ -198,4 +212,3 @@ def of_setting(s: Setting, timing: Timing) -> float | None:
 def dataset_of(budget: str) -> str:
     """What a budget is made for."""
     return "digits" if budget == "smoke" else "cifar10"
-

@@ -1,4 +1,5 @@
-"""What is run: `setting(...)` resolves all that a run depends on, and refuses what does not fit."""
+"""What is run: `setting(...)` resolves all that a run depends on, and refuses what does
+not fit."""
 
 from __future__ import annotations
 
@@ -18,48 +19,55 @@ from ..training import networks, runs
 from ..training.runs import Setting
 from . import semantic
 
-# What a budget changes of a method's published recipe. They are never mixed in one column.
+# What a budget changes of a method's published recipe. They are never mixed in one
+# column.
 BUDGETS: dict[str, dict[str, Any]] = {
     # scikit-learn's digits, seconds on one CPU core
     "smoke": dict(network="tiny", epochs=30, batch_size=64, lr=0.05, schedule="cosine",
                   lr_floor=0.0, weight_decay=5e-4, period=6, augment="none"),
     # 10,000 real images, a small network, minutes on one CPU core
-    # (without augmentation: only so does a network this small learn wrong labels by heart)
-    "laptop": dict(network="small", epochs=20, batch_size=128, lr=0.1, schedule="cosine",
-                   lr_floor=0.0, weight_decay=1e-4, period=5, precision="bfloat16",
-                   augment="none"),
-    # 10,000 real images, augmented, and a network made for a CPU that learns them by heart: under
-    # an hour on a core
+    # (without augmentation: only so does a network this small learn wrong labels by
+    # heart)
+    "laptop": dict(network="small", epochs=20, batch_size=128, lr=0.1,
+                   schedule="cosine", lr_floor=0.0, weight_decay=1e-4, period=5,
+                   precision="bfloat16", augment="none"),
+    # 10,000 real images, augmented, and a network made for a CPU that learns them by
+    # heart: under an hour on a core
     "desk": dict(network="resnet8", epochs=64, batch_size=128, lr=0.1, nesterov=True,
-                 schedule="cosine", lr_floor=0.0, weight_decay=5e-4, period=8, precision="auto",
-                 augment="weak"),
+                 schedule="cosine", lr_floor=0.0, weight_decay=5e-4, period=8,
+                 precision="auto", augment="weak"),
     # all images, a network that learns fast, about a minute on one GPU
-    "fast": dict(network="resnet9", epochs=40, batch_size=128, lr=0.05, schedule="cosine",
-                 lr_floor=0.0, weight_decay=5e-4, period=8, precision="bfloat16"),
+    "fast": dict(network="resnet9", epochs=40, batch_size=128, lr=0.05,
+                 schedule="cosine", lr_floor=0.0, weight_decay=5e-4, period=8,
+                 precision="bfloat16"),
     # the published schedule
     "paper": dict(precision="bfloat16"),
 }
 MAX_SAMPLES = {"laptop": 10_000, "desk": 10_000}
 VAL_FRACTION = {"smoke": 0.1, "laptop": 0.1, "desk": 0.1, "fast": 0.1, "paper": 0.0}
-EVERY = {"desk": 4}  # test images are looked at after every so many epochs, and the last ten
+# test images are looked at after every so many epochs, and the last ten
+EVERY = {"desk": 4}
 NOT_BY_NAME = ("human", "given")  # need labels from elsewhere
 
 
-def setting(method: str, dataset: str = "digits", noise: str = "symmetric", rate: float = 0.4,
-            budget: str = "smoke", seed: int = 0, *, split_seed: int | None = None,
-            noise_seed: int | None = None, init_seed: int | None = None,
-            max_samples: int | None = None, trusted_per_class: int | None = None,
-            val_fraction: float | None = None, **options: Any) -> Setting:
+def setting(method: str, dataset: str = "digits", noise: str = "symmetric",
+            rate: float = 0.4, budget: str = "smoke", seed: int = 0, *,
+            split_seed: int | None = None, noise_seed: int | None = None,
+            init_seed: int | None = None, max_samples: int | None = None,
+            trusted_per_class: int | None = None, val_fraction: float | None = None,
+            **options: Any) -> Setting:
     """The resolved setting of one run.
 
     Args:
-        method, dataset, noise, rate, budget: see `runs.Setting`. At the `paper` budget the
-        method's
-            published settings hold; the other budgets replace the schedule and the network by the
-            rows of `BUDGETS` and whatever the method's own `scaled(budget, ...)` says.
+        method, dataset, noise, rate, budget: see `runs.Setting`. At the `paper` budget
+            the method's
+            published settings hold; the other budgets replace the schedule and the
+            network by the rows of `BUDGETS` and whatever the method's own
+            `scaled(budget, ...)` says.
         seed: of the three seeds that are not given themselves.
         max_samples: 0 means all images.
-        options: any of the method's settings, by name; strings are read as the field's type.
+        options: any of the method's settings, by name; strings are read as the field's
+            type.
 
     Raises:
         ValueError: unknown name or value; the message gives the nearest valid one.
@@ -72,8 +80,9 @@ def setting(method: str, dataset: str = "digits", noise: str = "symmetric", rate
     if dataset not in datasets.NAMES:
         raise ValueError(_unknown("dataset", dataset, datasets.NAMES))
     if budget == "smoke" and dataset != "digits":
-        raise ValueError("the smoke budget is made for the digits; use laptop, desk, fast or "
-                         f"paper for {dataset}.")
+        raise ValueError(
+            "the smoke budget is made for the digits; use laptop, desk, fast or "
+            f"paper for {dataset}.")
     known = noise_kinds(dataset)
     if noise not in known:
         raise ValueError(_unknown("noise", noise, known, _elsewhere(noise)))
@@ -91,10 +100,11 @@ def setting(method: str, dataset: str = "digits", noise: str = "symmetric", rate
         values["steps"] = 0  # a length in epochs takes the place of one in steps
     values |= asked
     resolved = module.Settings(**values)
-    if asked.get("milestones") and resolved.milestones[0] > resolved.epochs and not values.get(
-            "steps"):
-        raise ValueError(f"milestones ({resolved.milestones[0]}) must not exceed epochs "
-                         f"({resolved.epochs}): the rate would never fall.")
+    if asked.get("milestones") and resolved.milestones[
+            0] > resolved.epochs and not values.get("steps"):
+        raise ValueError(
+            f"milestones ({resolved.milestones[0]}) must not exceed epochs "
+            f"({resolved.epochs}): the rate would never fall.")
     if trusted_per_class is None:
         wanted = getattr(module, "trusted_per_class", None)
         trusted_per_class = 0 if wanted is None else wanted(dataset, budget)
@@ -108,8 +118,8 @@ def setting(method: str, dataset: str = "digits", noise: str = "symmetric", rate
         split_seed=seed if split_seed is None else split_seed,
         noise_seed=seed if noise_seed is None else noise_seed,
         init_seed=seed if init_seed is None else init_seed,
-        max_samples=MAX_SAMPLES.get(budget) if max_samples is None else max_samples or None,
-        trusted_per_class=trusted_per_class,
+        max_samples=MAX_SAMPLES.get(budget) if max_samples is None else max_samples
+        or None, trusted_per_class=trusted_per_class,
         val_fraction=VAL_FRACTION[budget] if val_fraction is None else val_fraction)
     check(made)
     return made
@@ -117,7 +127,8 @@ def setting(method: str, dataset: str = "digits", noise: str = "symmetric", rate
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """How many images a setting trains on, keeps for validation, trusts, and tests on."""
+    """How many images a setting trains on, keeps for validation, trusts, and tests
+    on."""
 
     train: int
     val: int
@@ -136,40 +147,52 @@ def images(s: Setting) -> Images:
 
 
 def check(s: Setting) -> None:
-    """Refuse, in one sentence, a setting whose parts do not go together; no data is read.
+    """Refuse, in one sentence, a setting whose parts do not go together; no data is
+    read.
 
-    Images against the network (and SANM's decoder), the noise against the classes, the number of
-    images against classes, trusted samples, validation and batches. Every way to a run passes
-    here: `setting`, so the commands and pages, and `prepare`. Raises ValueError.
+    Images against the network (and SANM's decoder), the noise against the classes, the
+    number of images against classes, trusted samples, validation and batches. Every way
+    to a run passes here: `setting`, so the commands and pages, and `prepare`. Raises
+    ValueError.
     """
     module, recipe, n = methods.get(s.method), settings_of(s), images(s)
     total, _, classes, channels, pixels = datasets.SIZES[s.dataset]
     chosen = n.train + n.val + n.trusted
     if min(total, s.max_samples or total) < classes:
-        raise ValueError(f"max_samples {s.max_samples} is too few: {s.dataset} has {classes} "
-                         f"classes, and each keeps an image at least.")
+        raise ValueError(
+            f"max_samples {s.max_samples} is too few: {s.dataset} has {classes} "
+            f"classes, and each keeps an image at least.")
     if s.trusted_per_class * classes >= min(total, s.max_samples or total):
-        raise ValueError(f"{s.trusted_per_class} trusted samples in each of {classes} classes "
-                         f"leave none of {min(total, s.max_samples or total):,} images to train "
-                         "on; lower trusted_per_class.")
+        raise ValueError(
+            f"{s.trusted_per_class} trusted samples in each of {classes} classes "
+            f"leave none of {min(total, s.max_samples or total):,} images to train "
+            "on; lower trusted_per_class.")
     if hasattr(module, "trusted_per_class") and not s.trusted_per_class:
-        raise ValueError(f"{s.method} needs trusted samples: set trusted_per_class to 1 or more.")
-    if s.trusted_per_class > (least := datasets.smallest_class(s.dataset, s.max_samples)):
-        raise ValueError(f"trusted_per_class {s.trusted_per_class} is too many: the smallest "
-                         f"class has only {least} of the images.")
+        raise ValueError(
+            f"{s.method} needs trusted samples: set trusted_per_class to 1 or more.")
+    if s.trusted_per_class > (least :=
+                              datasets.smallest_class(s.dataset, s.max_samples)):
+        raise ValueError(
+            f"trusted_per_class {s.trusted_per_class} is too many: the smallest "
+            f"class has only {least} of the images.")
     if n.train < 2:
         raise ValueError(f"{n.train} of {chosen:,} images are left to train on; lower "
                          "val_fraction or trusted_per_class, or raise max_samples.")
     if (side := networks.last_map(recipe.network, pixels)[1]) < 2:
-        fit = [name for name in networks.NAMES if networks.last_map(name, pixels)[1] > 1]
-        raise ValueError(f"network {recipe.network!r} does not fit the images of {s.dataset}: of "
-                         f"{pixels}x{pixels} pixels its last map keeps {side}x{side}; networks "
-                         f"that fit: {', '.join(fit)}{_smoke(s)}.")
+        fit = [
+            name for name in networks.NAMES if networks.last_map(name, pixels)[1] > 1
+        ]
+        raise ValueError(
+            f"network {recipe.network!r} does not fit the images of {s.dataset}: of "
+            f"{pixels}x{pixels} pixels its last map keeps {side}x{side}; networks "
+            f"that fit: {', '.join(fit)}{_smoke(s)}.")
     if s.noise in noise.KINDS and s.noise not in (*NOT_BY_NAME, *foreign.KINDS):
-        noise.corrupt(torch.arange(classes), s.noise, s.rate, classes, 0, dataset=s.dataset)
+        noise.corrupt(torch.arange(classes), s.noise, s.rate, classes, 0,
+                      dataset=s.dataset)
     if semantic.is_semantic(s.noise) and s.rate == 1:
-        raise ValueError(f"noise {s.noise!r} needs clean samples to learn from: its rate must lie "
-                         "in [0, 1).")
+        raise ValueError(
+            f"noise {s.noise!r} needs clean samples to learn from: its rate must lie "
+            "in [0, 1).")
     if hasattr(module, "check_data"):
         module.check_data(recipe, n.train, channels, pixels)
 
@@ -177,7 +200,8 @@ def check(s: Setting) -> None:
 def settings_of(s: Setting) -> Any:
     """The method's own `Settings` object of a resolved setting."""
     cls = methods.get(s.method).Settings
-    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in s.options.items()})
+    return cls(
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in s.options.items()})
 
 
 def total_epochs(s: Setting, samples: int) -> int:
@@ -193,8 +217,10 @@ def noise_kinds(dataset: str) -> tuple[str, ...]:
     """
     human = tuple(f"human-{w}" for w in datasets.HUMAN_LABELS.get(dataset, ())
                   if w != "noisy_coarse")
-    without = NOT_BY_NAME if dataset in foreign.SOURCES else (*NOT_BY_NAME, *foreign.KINDS)
-    return (*(k for k in noise.KINDS if k not in without), *semantic.kinds(dataset), *human)
+    without = NOT_BY_NAME if dataset in foreign.SOURCES else (*NOT_BY_NAME,
+                                                              *foreign.KINDS)
+    return (*(k for k in noise.KINDS if k not in without), *semantic.kinds(dataset),
+            *human)
 
 
 def _unknown(what: str, name: Any, allowed: Sequence[str], hint: str = "") -> str:
@@ -205,25 +231,27 @@ def _unknown(what: str, name: Any, allowed: Sequence[str], hint: str = "") -> st
 
 
 def _elsewhere(noise: Any) -> str:
-    """Where a noise belongs that a data set does not have: " (of cifar10)", or nothing."""
+    """Where a noise belongs that a data set does not have: " (of cifar10)", or
+    nothing."""
     if noise == "human":
-        each = (", ".join(k for k in noise_kinds(d) if k.startswith("human-")) + f" of {d}"
-                for d in datasets.HUMAN_LABELS)
+        each = (", ".join(k for k in noise_kinds(d) if k.startswith("human-")) +
+                f" of {d}" for d in datasets.HUMAN_LABELS)
         return f" (people's labels are {' and '.join(each)})"
     others = [d for d in datasets.NAMES if noise in noise_kinds(d)]
     return f" (of {' and '.join(others)})" if others else ""
 
 
 def _smoke(s: Setting) -> str:
-    """How to get a network that fits the digits, where the budget chose one that does not."""
+    """How to get a network that fits the digits, where the budget chose one that does
+    not."""
     own = s.options["network"] == BUDGETS[s.budget].get("network")
     return (f"; the smoke budget takes tiny, the {s.budget} budget is made for CIFAR"
             if s.dataset == "digits" and own else "")
 
 
 def _typed(cls: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """`options` as the types of the dataclass's fields; unknown names and wrong types are
-    errors."""
+    """`options` as the types of the dataclass's fields; unknown names and wrong types
+    are errors."""
     hints = typing.get_type_hints(cls)
     fields = {f.name: hints[f.name] for f in dataclasses.fields(cls)}
     out = {}

@@ -1,19 +1,21 @@
-"""Semantic noise: labels that a network gave which had seen little (IEG's third kind, from RoG).
+"""Semantic noise: labels that a network gave which had seen little (IEG's third kind,
+from RoG).
 
-A generator network is trained on a small part of the images with their true labels, and labels
-all the others by its largest output. Its mistakes are those a classifier makes: they sit at images
-that look like another class, and similar images get the same wrong label. No label is drawn.
+A generator network is trained on a small part of the images with their true labels, and
+labels all the others by its largest output. Its mistakes are those a classifier makes:
+they sit at images that look like another class, and similar images get the same wrong
+label. No label is drawn.
 
 In a setting the noise is called `semantic` (the dataset's own small generator) or
-`semantic-NETWORK`, such as `semantic-resnet34`, and its rate is the share of labels that the
-generator gives: rate 0.95 trains it on 5 % of each class. How many labels are *wrong* cannot be
-asked for, only measured; it stands in the record, beside the generator, its clean fraction and a
-checksum of the labels.
+`semantic-NETWORK`, such as `semantic-resnet34`, and its rate is the share of labels
+that the generator gives: rate 0.95 trains it on 5 % of each class. How many labels are
+*wrong* cannot be asked for, only measured; it stands in the record, beside the
+generator, its clean fraction and a checksum of the labels.
 
-Source: IEG (Zhang et al., CVPR 2020), slides; RoG (Lee et al., ICML 2019), whose generators were
-DenseNet, ResNet and VGG. Their label files were not available, nor were the clean fractions in the
-paper's own words; the recipe below is ours. The images that taught the generator stay in the
-training set with their true labels.
+Source: IEG (Zhang et al., CVPR 2020), slides; RoG (Lee et al., ICML 2019), whose
+generators were DenseNet, ResNet and VGG. Their label files were not available, nor were
+the clean fractions in the paper's own words; the recipe below is ours. The images that
+taught the generator stay in the training set with their true labels.
 """
 
 from __future__ import annotations
@@ -41,9 +43,12 @@ FORMAT = 1  # of the cached labels; to be raised when the recipe changes
 
 
 def kinds(dataset: str) -> tuple[str, ...]:
-    """The noise names of a dataset: `semantic` and one a network that fits its images."""
-    fitting = ("tiny",) if dataset == "digits" else tuple(n for n in networks.NAMES if n != "tiny")
-    return ("semantic", *(f"semantic-{n}" for n in fitting)) if dataset in NETWORK else ()
+    """The noise names of a dataset: `semantic` and one a network that fits its
+    images."""
+    fitting = ("tiny",) if dataset == "digits" else tuple(n for n in networks.NAMES
+                                                          if n != "tiny")
+    return ("semantic", *(f"semantic-{n}"
+                          for n in fitting)) if dataset in NETWORK else ()
 
 
 def is_semantic(noise: str) -> bool:
@@ -52,17 +57,20 @@ def is_semantic(noise: str) -> bool:
 
 
 def taught(y_true: Tensor, rate: float, num_classes: int, seed: int) -> Tensor:
-    """bool (N,): the samples that teach the generator, 1 - rate of each class, at least one.
+    """bool (N,): the samples that teach the generator, 1 - rate of each class, at least
+    one.
 
     Raises ValueError for a rate outside [0, 1) or a class without a sample.
     """
     if not 0 <= rate < 1:
-        raise ValueError("semantic noise needs clean samples to learn from: its rate, the share "
-                         f"of labels that the network gives, must lie in [0, 1), not {rate}.")
+        raise ValueError(
+            "semantic noise needs clean samples to learn from: its rate, the share "
+            f"of labels that the network gives, must lie in [0, 1), not {rate}.")
     counts = torch.bincount(y_true, minlength=num_classes)
     if not counts.all():
-        raise ValueError(f"no sample of class {int(counts.argmin())} is left to teach the "
-                         "generator of semantic noise.")
+        raise ValueError(
+            f"no sample of class {int(counts.argmin())} is left to teach the "
+            "generator of semantic noise.")
     rng = np.random.default_rng(seed)
     out = torch.zeros(len(y_true), dtype=torch.bool)
     for c in range(num_classes):
@@ -74,15 +82,18 @@ def taught(y_true: Tensor, rate: float, num_classes: int, seed: int) -> Tensor:
 
 def labels(data: Dataset, index: Tensor, noise: str, rate: float, seed: int,
            execution: engine.Execution | None = None) -> tuple[Tensor, str]:
-    """The given labels int64 (N,) of the training images `index` (N,), and a note for the record.
+    """The given labels int64 (N,) of the training images `index` (N,), and a note for
+    the record.
 
-    They are kept in data/cache under a checksum of images, labels and settings: the generator is
-    trained once on a machine (on another device it may give a few images another label). Raises
-    ValueError for a noise or a rate that there is not.
+    They are kept in data/cache under a checksum of images, labels and settings: the
+    generator is trained once on a machine (on another device it may give a few images
+    another label). Raises ValueError for a noise or a rate that there is not.
     """
     if noise not in kinds(data.name):
-        raise ValueError(f"unknown generator {noise!r}; allowed: {', '.join(kinds(data.name))}.")
-    network = NETWORK[data.name] if noise == "semantic" else noise.removeprefix("semantic-")
+        raise ValueError(
+            f"unknown generator {noise!r}; allowed: {', '.join(kinds(data.name))}.")
+    network = NETWORK[data.name] if noise == "semantic" else noise.removeprefix(
+        "semantic-")
     y_true = data.y_train[index]
     clean = taught(y_true, rate, data.num_classes, seed)
     if clean.all():
@@ -101,24 +112,28 @@ def labels(data: Dataset, index: Tensor, noise: str, rate: float, seed: int,
     return given, note(network, rate, y_true, given, clean)
 
 
-def note(network: str, rate: float, y_true: Tensor, given: Tensor, clean: Tensor) -> str:
+def note(network: str, rate: float, y_true: Tensor, given: Tensor,
+         clean: Tensor) -> str:
     """What a record says about the generator and its labels."""
     theirs = ~clean
     wrong = float((given != y_true)[theirs].float().mean())
     told = hashlib.sha256(given.numpy().tobytes()).hexdigest()[:8]
-    return (f"generator {network}, clean fraction {1 - rate:.4g} ({int(clean.sum())} samples), "
-            f"wrong on {wrong:.4f} of the {int(theirs.sum())} it labelled, checksum {told}")
+    return (
+        f"generator {network}, clean fraction {1 - rate:.4g} ({int(clean.sum())} samples), "
+        f"wrong on {wrong:.4f} of the {int(theirs.sum())} it labelled, checksum {told}")
 
 
-def predict(data: Dataset, images: Tensor, y_true: Tensor, clean: Tensor, network: str, seed: int,
-            execution: engine.Execution | None = None) -> Tensor:
-    """The generator's label int64 (N,) for every image, after training on the `clean` ones.
+def predict(data: Dataset, images: Tensor, y_true: Tensor, clean: Tensor, network: str,
+            seed: int, execution: engine.Execution | None = None) -> Tensor:
+    """The generator's label int64 (N,) for every image, after training on the `clean`
+    ones.
 
-    images: uint8 (N, C, H, W). Cross entropy, SGD, a cosine over `STEPS` steps, the usual crop and
-    flip; the same draws for the same seed.
+    images: uint8 (N, C, H, W). Cross entropy, SGD, a cosine over `STEPS` steps, the
+    usual crop and flip; the same draws for the same seed.
     """
     execution = (execution or engine.Execution()).resolve()
-    execution = engine.Execution(execution.device)  # a short training is not worth compiling
+    # a short training is not worth compiling
+    execution = engine.Execution(execution.device)
     device = torch.device(execution.device)
     few = clean.nonzero()[:, 0]
     batch_size = min(BATCH_SIZE, len(few))
@@ -127,9 +142,10 @@ def predict(data: Dataset, images: Tensor, y_true: Tensor, clean: Tensor, networ
                            schedule="cosine", lr_floor=0.0, weight_decay=WEIGHT_DECAY)
     weak = views.Weak(pad=data.pad, flip=data.flip)
     task = engine.Task(images=images[few].to(device), y_given=y_true[few].to(device),
-                       num_classes=data.num_classes, mean=data.mean, std=data.std, weak=weak,
-                       strong=weak, seed=seed, execution=execution)
-    net, opt = engine.start(recipe, task, salt=7)  # never the network that is trained later
+                       num_classes=data.num_classes, mean=data.mean, std=data.std,
+                       weak=weak, strong=weak, seed=seed, execution=execution)
+    # never the network that is trained later
+    net, opt = engine.start(recipe, task, salt=7)
 
     @engine.step(opt, task)
     def step(i: Tensor, x: Tensor) -> Tensor:
@@ -137,7 +153,8 @@ def predict(data: Dataset, images: Tensor, y_true: Tensor, clean: Tensor, networ
 
     for epoch in range(1, epochs + 1):
         engine.set_lr(opt, recipe.lr_at(epoch))
-        for i, x in task.batches(batch_size, drop_last=True):  # batch-norm needs whole batches
+        # batch-norm needs whole batches
+        for i, x in task.batches(batch_size, drop_last=True):
             step(i, x)
     guess = [engine.outputs(net, task, x.to(device))[0].argmax(1).cpu()
              for x in images.split(10_000)]
@@ -155,7 +172,8 @@ def _cached(file: Any, count: int) -> Tensor | None:
 
 
 def _keep(file: Any, given: Tensor) -> None:
-    """Write the labels whole or not at all; a full disk costs only the next training."""
+    """Write the labels whole or not at all; a full disk costs only the next
+    training."""
     temporary = file.with_name(f".{file.stem}-{uuid.uuid4().hex[:6]}.npz")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,5 @@
-"""From a setting to the task that a method sees, and the truth that stays with the recorder."""
+"""From a setting to the task that a method sees, and the truth that stays with the
+recorder."""
 
 from __future__ import annotations
 
@@ -20,20 +21,26 @@ from .recipes import check, settings_of
 PROBE = 2_500  # training samples whose accuracy is followed, at most
 
 
-def prepare(s: Setting, execution: engine.Execution | None = None) -> tuple[engine.Task, Truth]:
-    """The task a method sees and the truth that stays with the recorder, on the device."""
+def prepare(s: Setting,
+            execution: engine.Execution | None = None) -> tuple[engine.Task, Truth]:
+    """The task a method sees and the truth that stays with the recorder, on the
+    device."""
     check(s)
     execution = (execution or engine.Execution()).resolve()
     data = datasets.load(s.dataset)
     chosen, y_all = torch.arange(len(data.y_train)), data.y_train
     if s.max_samples is not None and s.max_samples < len(data.y_train):
         data, chosen = datasets.subset(data, s.max_samples, s.split_seed)
-    split = datasets.split(data.y_train, data.num_classes, trusted_per_class=s.trusted_per_class,
+    split = datasets.split(data.y_train, data.num_classes,
+                           trusted_per_class=s.trusted_per_class,
                            val_fraction=s.val_fraction, seed=s.split_seed)
-    noisy = torch.cat([split.train, split.val]).sort().values  # all but the trusted samples
+    # all but the trusted samples
+    noisy = torch.cat([split.train, split.val]).sort().values
     y_true = data.y_train[noisy]
-    labels = noise.corrupt(y_true, **_noise_arguments(s, data, y_all, chosen, noisy, execution))
-    images = foreign.replace(s.dataset, data.x_train, noisy, labels)  # out-of-distribution noise
+    labels = noise.corrupt(y_true,
+                           **_noise_arguments(s, data, y_all, chosen, noisy, execution))
+    # out-of-distribution noise
+    images = foreign.replace(s.dataset, data.x_train, noisy, labels)
     in_train = torch.isin(noisy, split.train)
     device = torch.device(execution.device)
     recipe = settings_of(s)
@@ -41,15 +48,17 @@ def prepare(s: Setting, execution: engine.Execution | None = None) -> tuple[engi
     if recipe.augment == "none":
         weak = views.Identity()
     task = engine.Task(
-        images=images[split.train].to(device), y_given=labels.y_given[in_train].to(device),
-        num_classes=data.num_classes, mean=data.mean, std=data.std, weak=weak,
-        strong=strong_view(data), seed=s.init_seed, execution=execution,
-        precision=recipe.precision,
-        oracle=labels.wrong[in_train].to(device) if getattr(recipe, "oracle", False) else None,
-        transition=labels.transition.float().to(device)
-        if getattr(recipe, "transition", "") == "true" else None,
-        trusted=None if not len(split.trusted) else (data.x_train[split.trusted].to(device),
-                                                     data.y_train[split.trusted].to(device)))
+        images=images[split.train].to(device),
+        y_given=labels.y_given[in_train].to(device), num_classes=data.num_classes,
+        mean=data.mean, std=data.std, weak=weak, strong=strong_view(data),
+        seed=s.init_seed, execution=execution,
+        precision=recipe.precision, oracle=labels.wrong[in_train].to(device) if getattr(
+            recipe, "oracle", False) else None,
+        transition=labels.transition.float().to(device) if getattr(
+            recipe, "transition", "") == "true" else None,
+        trusted=None if not len(split.trusted) else
+        (data.x_train[split.trusted].to(device),
+         data.y_train[split.trusted].to(device)))
     probe = torch.arange(len(split.train))
     if len(probe) > PROBE and s.budget != "desk":
         draw = torch.Generator().manual_seed(s.split_seed)
@@ -65,13 +74,15 @@ def prepare(s: Setting, execution: engine.Execution | None = None) -> tuple[engi
 
 def strong_view(data: datasets.Dataset) -> views.View:
     """RandAugment as in FixMatch after the weak view, then cutout of half the side."""
-    return views.Chain((views.Weak(pad=data.pad, flip=data.flip), views.RandAugment.fixmatch(),
+    return views.Chain((views.Weak(pad=data.pad,
+                                   flip=data.flip), views.RandAugment.fixmatch(),
                         views.Cutout.fixmatch(size=data.image_size // 2)))
 
 
 def _noise_arguments(s: Setting, data: datasets.Dataset, y_all: Tensor, chosen: Tensor,
                      noisy: Tensor, execution: engine.Execution) -> dict[str, Any]:
-    official = next((v for k, v in noise.OFFICIAL_SEEDS.items() if s.noise.startswith(k)), 0)
+    official = next(
+        (v for k, v in noise.OFFICIAL_SEEDS.items() if s.noise.startswith(k)), 0)
     common = dict(rate=s.rate, num_classes=data.num_classes,
                   seed=(official + s.noise_seed) % (ranges.MOST_SEED + 1))
     if s.noise.startswith("human-"):
@@ -79,8 +90,10 @@ def _noise_arguments(s: Setting, data: datasets.Dataset, y_all: Tensor, chosen: 
                                       y_true=y_all)
         return dict(kind="human", y_human=human[chosen][noisy], **common)
     if semantic.is_semantic(s.noise):
-        y_ready, note = semantic.labels(data, noisy, s.noise, s.rate, s.noise_seed, execution)
-        return dict(kind="given", y_ready=y_ready, note=note, **{**common, "rate": None})
+        y_ready, note = semantic.labels(data, noisy, s.noise, s.rate, s.noise_seed,
+                                        execution)
+        return dict(kind="given", y_ready=y_ready, note=note,
+                    **{**common, "rate": None})
     coarse = None if data.coarse_train is None else data.coarse_train[noisy]
     return dict(kind=s.noise, dataset=s.dataset, coarse=coarse,
                 **foreign.needs(s.dataset, s.noise), **common)

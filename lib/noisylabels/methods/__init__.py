@@ -19,9 +19,11 @@ NAMES: tuple[str, ...] = tuple(sorted(
 
 
 def get(name: str) -> ModuleType:
-    """The module of that method; an unknown name is an error that lists the known ones."""
+    """The module of that method; an unknown name is an error that lists the known
+    ones."""
     if name not in NAMES:
         near = difflib.get_close_matches(str(name).lower(), NAMES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise ValueError(f"unknown method {shown(name)}; allowed: {', '.join(NAMES)}{hint}")
+        raise ValueError(
+            f"unknown method {shown(name)}; allowed: {', '.join(NAMES)}{hint}")
     return importlib.import_module(f"{__name__}.{name}")

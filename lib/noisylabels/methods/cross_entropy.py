@@ -2,12 +2,12 @@
 
     L = -1/B sum_i log p(y_given_i | x_i)
 
-A network fits the right labels first and the wrong ones later, until it has learnt them by
-heart; its last epoch is then far below its best. Nothing here resists that.
+A network fits the right labels first and the wrong ones later, until it has learnt them
+by heart; its last epoch is then far below its best. Nothing here resists that.
 
-Published settings: the schedule of the MixNN code and of ELR* (ResNet-34, batch 128, SGD 0.02,
-momentum 0.9, weight decay 1e-3, cosine restarts every 10 epochs down to 0.001), without any
-method.
+Published settings: the schedule of the MixNN code and of ELR* (ResNet-34, batch 128,
+SGD 0.02, momentum 0.9, weight decay 1e-3, cosine restarts every 10 epochs down to
+0.001), without any method.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""Cross entropy on the given labels *and* on the trusted samples: the fair row beside IEG.
+"""Cross entropy on the given labels *and* on the trusted samples: the fair row beside
+IEG.
 
 A method that is handed clean samples must beat the plain use of them:
 
     L = -1/B sum_i log p(y_i | x_i)      i over noisy samples (y as given) and trusted ones
 
-Everything else is `cross_entropy`. Ten trusted samples a class are a drop in the ocean, and the
-wrong labels are still learnt by heart.
+Everything else is `cross_entropy`. Ten trusted samples a class are a drop in the ocean,
+and the wrong labels are still learnt by heart.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def published(dataset: str, noise: str, rate: float) -> dict[str, Any]:
 
 def train(task: engine.Task, s: Settings, log: Recorder) -> nn.Module:
     if task.trusted is None:
-        raise ValueError("this method needs trusted samples: set trusted_per_class >= 1.")
+        raise ValueError(
+            "this method needs trusted samples: set trusted_per_class >= 1.")
     net, opt = engine.start(s, task)
     images = torch.cat([task.images, task.trusted[0]])
     labels = torch.cat([task.y_given, task.trusted[1]])

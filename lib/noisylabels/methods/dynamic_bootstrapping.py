@@ -1,8 +1,10 @@
-"""Dynamic bootstrapping (Arazo et al., ICML 2019), "DB" in DRPL's tables, also M-correction.
+"""Dynamic bootstrapping (Arazo et al., ICML 2019), "DB" in DRPL's tables, also
+M-correction.
 
-How far a label is to be trusted differs from sample to sample. A mixture of two betas is fitted to
-the losses after every epoch; its posterior says how likely a label is wrong, and by that much the
-network's own prediction takes the label's place. Mixup keeps all of it from being learnt by heart.
+How far a label is to be trusted differs from sample to sample. A mixture of two betas
+is fitted to the losses after every epoch; its posterior says how likely a label is
+wrong, and by that much the network's own prediction takes the label's place. Mixup
+keeps all of it from being learnt by heart.
 
     w_i = p(noisy | -log h_y(x_i))             beta mixture as in DRPL; clipped to [1e-4, 1 - 1e-4]
     t_i = (1 - w_i) y_i + w_i z_i              z: softmax of the un-mixed image (soft), or its
@@ -10,13 +12,14 @@ network's own prediction takes the label's place. Mixup keeps all of it from bei
     l   = lam CE(t_i, h(x~)) + (1 - lam) CE(t_j, h(x~)) + reg R_p,     x~ = lam x_i + (1 - lam) x_j
     R_p = KL(uniform || mean_i h(x~_i))
 
-Up to epoch `warm_up` plain mixup on the given labels, without R_p. The mixture is fitted in
-evaluation mode on augmented images; w is taken anew for every batch, on its augmented images.
+Up to epoch `warm_up` plain mixup on the given labels, without R_p. The mixture is
+fitted in evaluation mode on augmented images; w is taken anew for every batch, on its
+augmented images.
 
-Settings: the official code (PaulAlbert31/LabelNoiseCorrection, CIFAR-10): 300 epochs, rate 0.1, a
-tenth of it from 100 and again from 250 on, mixup alpha 32. Its soft variant weighs both partners
-1/2 whatever lam is (with alpha 32 lam is near 1/2); kept. DRPL's authors call their runs
-"DynBootSoft", hence `boot="soft"`.
+Settings: the official code (PaulAlbert31/LabelNoiseCorrection, CIFAR-10): 300 epochs,
+rate 0.1, a tenth of it from 100 and again from 250 on, mixup alpha 32. Its soft variant
+weighs both partners 1/2 whatever lam is (with alpha 32 lam is near 1/2); kept. DRPL's
+authors call their runs "DynBootSoft", hence `boot="soft"`.
 """
 
 from __future__ import annotations
@@ -59,8 +62,11 @@ def published(dataset: str, noise: str, rate: float) -> dict[str, Any]:
 def scaled(budget: str, dataset: str, noise: str, rate: float) -> dict[str, Any]:
     """The warm-up in proportion: about a third of the epochs, then the lower rate."""
     warm_up = {"smoke": 10, "laptop": 7, "desk": 22, "fast": 14}[budget]
-    return {"warm_up": warm_up, "schedule": "steps",
-            "milestones": (warm_up, {"smoke": 25, "laptop": 17, "desk": 53, "fast": 34}[budget])}
+    return {
+        "warm_up": warm_up, "schedule": "steps",
+        "milestones": (warm_up, {"smoke": 25, "laptop": 17, "desk": 53,
+                                 "fast": 34}[budget])
+    }
 
 
 def train(task: engine.Task, s: Settings, log: Recorder) -> nn.Module:

@@ -1,17 +1,19 @@
 """Early-learning regularisation, ELR (Liu et al., NeurIPS 2020).
 
-Early in training the network's own predictions are better than the wrong labels. ELR remembers
-them as a running mean t (N x C) and pulls the prediction p towards what was remembered, so that
-the gradient of a wrong label is cancelled before it is learnt by heart:
+Early in training the network's own predictions are better than the wrong labels. ELR
+remembers them as a running mean t (N x C) and pulls the prediction p towards what was
+remembered, so that the gradient of a wrong label is cancelled before it is learnt by
+heart:
 
     t_i <- beta t_i + (1 - beta) p~_i                            p~: clamped p, sums to 1, detached
     L    = CE(p, y_given) + lam * 1/B sum_i log(1 - <t_i, p_i>)  p clamped to [1e-4, 1 - 1e-4]
 
-The memory is updated first, then used; it starts at zero. Settings of the official code: CIFAR-10
-symmetric beta 0.7, lam 3, cosine restarts, 150 epochs, which is what the paper prints as ELR*;
-CIFAR-10 asymmetric 0.9, 1, the rate times 0.01 after epochs 40 and 80, 120 epochs; CIFAR-100 0.9,
-7, the same drops after epochs 80 and 120, 150 epochs. For ELR* on these two: schedule="restarts",
-epochs=150, with the same beta and lam (our reading; the code holds no such configuration).
+The memory is updated first, then used; it starts at zero. Settings of the official
+code: CIFAR-10 symmetric beta 0.7, lam 3, cosine restarts, 150 epochs, which is what the
+paper prints as ELR*; CIFAR-10 asymmetric 0.9, 1, the rate times 0.01 after epochs 40
+and 80, 120 epochs; CIFAR-100 0.9, 7, the same drops after epochs 80 and 120, 150
+epochs. For ELR* on these two: schedule="restarts", epochs=150, with the same beta and
+lam (our reading; the code holds no such configuration).
 """
 
 from __future__ import annotations
@@ -41,13 +43,15 @@ class Settings(engine.Recipe):
 def published(dataset: str, noise: str, rate: float) -> dict[str, Any]:
     """The official code's values (see above); the symmetric ones for every other noise.
 
-    The code lowers the rate *after* an epoch; milestones are the first epoch at the lower rate.
+    The code lowers the rate *after* an epoch; milestones are the first epoch at the
+    lower rate.
     """
     if dataset == "cifar100":
-        return dict(beta=0.9, lam=7.0, schedule="steps", milestones=(81, 121), drop=0.01)
-    if one_way(noise):
-        return dict(beta=0.9, lam=1.0, epochs=120, schedule="steps", milestones=(41, 81),
+        return dict(beta=0.9, lam=7.0, schedule="steps", milestones=(81, 121),
                     drop=0.01)
+    if one_way(noise):
+        return dict(beta=0.9, lam=1.0, epochs=120, schedule="steps",
+                    milestones=(41, 81), drop=0.01)
     return dict(beta=0.7, lam=3.0)
 
 

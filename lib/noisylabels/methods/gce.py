@@ -1,13 +1,14 @@
-"""Generalised cross entropy (Zhang & Sabuncu, NeurIPS 2018): between cross entropy and MAE.
+"""Generalised cross entropy (Zhang & Sabuncu, NeurIPS 2018): between cross entropy and
+MAE.
 
     L = 1/B sum_i (1 - p(y_given_i | x_i)^q) / q,        0 < q <= 1
 
-q -> 0 is cross entropy, q = 1 the mean absolute error (up to a factor). The gradient of a sample
-is the one of cross entropy times p^q: a label the network finds unlikely, often a wrong one,
-pulls less.
+q -> 0 is cross entropy, q = 1 the mean absolute error (up to a factor). The gradient of
+a sample is the one of cross entropy times p^q: a label the network finds unlikely,
+often a wrong one, pulls less.
 
-No truncation (the variant the DRPL authors name "NOprune"), q = 0.7; the schedule is the one of
-`cross_entropy`, so that the loss is all that differs.
+No truncation (the variant the DRPL authors name "NOprune"), q = 0.7; the schedule is
+the one of `cross_entropy`, so that the loss is all that differs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""Joint optimisation (Tanaka et al., CVPR 2018), "R" in DRPL's tables: learn labels and weights.
+"""Joint optimisation (Tanaka et al., CVPR 2018), "R" in DRPL's tables: learn labels and
+weights.
 
-A network that trains with a high learning rate does not learn wrong labels by heart. So labels may
-be replaced by its own predictions while it trains, and a fresh network learns what came out.
+A network that trains with a high learning rate does not learn wrong labels by heart. So
+labels may be replaced by its own predictions while it trains, and a fresh network
+learns what came out.
 
     step 1  l = CE(q, h) + alpha R_p + beta R_e        constant, high learning rate
             R_p = KL(uniform || mean_i h_i)            keeps the classes from collapsing into one
@@ -9,15 +11,16 @@ be replaced by its own predictions while it trains, and a fresh network learns w
             q_i = mean of the last `ring` epochs' h(x_i), after every epoch from `relabel_from` on
     step 2  fresh network; l = CE(q, h), the soft labels q frozen
 
-The predictions averaged are those made in training, each just before its step. DRPL's first stage
-is step 1 with a rate that falls; its detection takes the place of step 2.
+The predictions averaged are those made in training, each just before its step. DRPL's
+first stage is step 1 with a rate that falls; its detection takes the place of step 2.
 
-Settings: the official code (DaikiTanaka-UT/JointOptimization, CIFAR-10) and its read-me: for 70 %
-symmetric noise rate 0.08, alpha 1.2, beta 0.8; for 40 % asymmetric noise 0.03, 0.8, 0.4. We take
-these for all rates of the kind, and the code's defaults (0.1, 1.0, 0.5) for every other kind.
-The code trains on 45,000 images and crops from 40 pixels. Its network is a PreAct ResNet-32: three
-stages of five blocks, 32, 64 and 128 channels, identity shortcuts that pass their input on as it
-is, batch norm and ReLU at the end. Ours is the `preact18` of DRPL.
+Settings: the official code (DaikiTanaka-UT/JointOptimization, CIFAR-10) and its
+read-me: for 70 % symmetric noise rate 0.08, alpha 1.2, beta 0.8; for 40 % asymmetric
+noise 0.03, 0.8, 0.4. We take these for all rates of the kind, and the code's defaults
+(0.1, 1.0, 0.5) for every other kind. The code trains on 45,000 images and crops from 40
+pixels. Its network is a PreAct ResNet-32: three stages of five blocks, 32, 64 and 128
+channels, identity shortcuts that pass their input on as it is, batch norm and ReLU at
+the end. Ours is the `preact18` of DRPL.
 """
 
 from __future__ import annotations
@@ -41,8 +44,10 @@ class Settings(engine.Recipe):
     """The recipe's rate, epochs and milestones are those of step 2.
 
     Args:
-        relabel_epochs, relabel_lr, relabel_from: of step 1; targets change after `relabel_from`.
-        ring: epochs whose predictions are averaged; alpha, beta: weights of R_p and R_e.
+        relabel_epochs, relabel_lr, relabel_from: of step 1; targets change after
+            `relabel_from`.
+        ring: epochs whose predictions are averaged; alpha, beta: weights of R_p and
+            R_e.
     """
 
     network: str = "preact18"
@@ -50,7 +55,8 @@ class Settings(engine.Recipe):
     lr: float = 0.2
     weight_decay: float = 1e-4
     schedule: str = "steps"
-    milestones: tuple[int, ...] = (41, 81)  # the code lowers it *after* epochs 40 and 80
+    milestones: tuple[int,
+                      ...] = (41, 81)  # the code lowers it *after* epochs 40 and 80
     relabel_epochs: int = within(engine.EPOCHS, 200)
     relabel_lr: float = within("[0, 1000000000]", 0.1)
     relabel_from: int = within(engine.EPOCHS, 70)
@@ -93,7 +99,8 @@ def relabel(task: engine.Task, s: Settings, log: Recorder) -> Tensor:
     """Step 1: the soft labels q, (N, C)."""
     net, opt = engine.start(s, task)
     q = objectives.one_hot(task.y_given, task.num_classes)
-    seen = torch.zeros_like(q)  # this epoch's predictions, each made just before its step
+    seen = torch.zeros_like(
+        q)  # this epoch's predictions, each made just before its step
     ring = torch.zeros(s.ring, *q.shape, device=task.device)
 
     @engine.step(opt, task)
@@ -104,7 +111,8 @@ def relabel(task: engine.Task, s: Settings, log: Recorder) -> Tensor:
         return (objectives.soft_cross_entropy(z, q[i])
                 + s.alpha * objectives.prior_kl(h) + s.beta * objectives.entropy(h))
 
-    for epoch in log.epochs(s.relabel_epochs, net, opt, q, ring, seen, stage="1 relabel"):
+    for epoch in log.epochs(s.relabel_epochs, net, opt, q, ring, seen,
+                            stage="1 relabel"):
         engine.set_lr(opt, s.relabel_lr)
         for i, x in task.batches(s.batch_size):
             log.loss(step(i, x))

@@ -1,16 +1,18 @@
-"""Learning to reweight, L2R (Ren et al., ICML 2018): trusted samples decide which samples count.
+"""Learning to reweight, L2R (Ren et al., ICML 2018): trusted samples decide which
+samples count.
 
-The base of IEG. The weights of the look-ahead start at zero, so it stays where the network is (up
-to momentum and decay), and a sample counts in proportion to how well its gradient agrees with that
-of the trusted loss:
+The base of IEG. The weights of the look-ahead start at zero, so it stays where the
+network is (up to momentum and decay), and a sample counts in proportion to how well its
+gradient agrees with that of the trusted loss:
 
     theta^  = theta - a (wd theta + mu momentum)
     v       = grad (mean trusted CE + wd/2 |theta^|^2) at theta^
     omega_i = [a <grad l_i(theta), v>]_+ / sum          l_i = CE(y_given_i, z_i)
     L       = sum_i omega_i l_i
 
-The inner products come from one forward-mode pass, as in `ieg`. Momentum and batch size are IEG's,
-the schedule is one cosine, weights are not averaged: L2R's own settings were not available.
+The inner products come from one forward-mode pass, as in `ieg`. Momentum and batch size
+are IEG's, the schedule is one cosine, weights are not averaged: L2R's own settings were
+not available.
 """
 
 from __future__ import annotations
@@ -55,14 +57,18 @@ def train(task: engine.Task, s: Settings, log: Recorder) -> nn.Module:
     if task.precision == "bfloat16":
         networks.cast_convolutions(net, torch.bfloat16)
     quiet, trusted = ieg.Quiet(net), ieg.Trusted(task, s.batch_size)
-    weight = torch.zeros(len(task), device=task.device)  # omega of each sample when last seen
+    weight = torch.zeros(len(task),
+                         device=task.device)  # omega of each sample when last seen
 
     @torch.compiler.disable
     def weigh(x, y):
         theta = {k: w.detach() for k, w in quiet.weights.items()}
         old = ieg.momentum_of(opt, quiet)
-        ahead = {k: (t - s.look * (s.weight_decay * t + s.look_momentum * old[k])).requires_grad_()
-                 for k, t in theta.items()}
+        ahead = {
+            k: (t - s.look *
+                (s.weight_decay * t + s.look_momentum * old[k])).requires_grad_()
+            for k, t in theta.items()
+        }
         x_t, y_t = trusted.next()
         loss = objectives.soft_cross_entropy(quiet(x_t, ahead), y_t)
         v = torch.autograd.grad(loss, list(ahead.values()))

@@ -1,17 +1,20 @@
-"""MixMatch (Berthelot et al., NeurIPS 2019) as IEG uses it: the given labels are thrown away.
+"""MixMatch (Berthelot et al., NeurIPS 2019) as IEG uses it: the given labels are thrown
+away.
 
-The trusted set is the labelled data, all noisy images are unlabelled: what is left of IEG when
-nothing of a noisy label is used. It shows what those labels, most of them wrong, still add.
+The trusted set is the labelled data, all noisy images are unlabelled: what is left of
+IEG when nothing of a noisy label is used. It shows what those labels, most of them
+wrong, still add.
 
     L = L_p + p L_u + k KL        with IEG's mixup, pseudo-labels and, for k > 0, its consistency
 
-k = 0 and policy = "none", two weak views, is MixMatch itself; k = 20, the default, is the stronger
-"MixMatch-KL" of IEG's comparison, with the strong view (its numbers: 92.4 on CIFAR-10 with 0.1k,
-57.6 on CIFAR-100 with 1k trusted samples, relayed by a third person).
+k = 0 and policy = "none", two weak views, is MixMatch itself; k = 20, the default, is
+the stronger "MixMatch-KL" of IEG's comparison, with the strong view (its numbers: 92.4
+on CIFAR-10 with 0.1k, 57.6 on CIFAR-100 with 1k trusted samples, relayed by a third
+person).
 
-Nothing but the trusted samples holds the guesses down here. With IEG's own p = 5 or k = 20 they
-all agree on one class from the first epoch on the digits, so the smoke budget takes p = k = 1,
-as the laptop budget does for IEG itself.
+Nothing but the trusted samples holds the guesses down here. With IEG's own p = 5 or k =
+20 they all agree on one class from the first epoch on the digits, so the smoke budget
+takes p = k = 1, as the laptop budget does for IEG itself.
 """
 
 from __future__ import annotations

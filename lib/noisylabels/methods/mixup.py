@@ -3,11 +3,11 @@
     x~ = l x_i + (1 - l) x_j          l ~ Beta(alpha, alpha)
     L  = l CE(f(x~), y_i) + (1 - l) CE(f(x~), y_j)
 
-One l a batch, j a random permutation of the batch. A blend cannot be learnt by heart as easily
-as an image, so wrong labels are memorised later; nothing is corrected.
+One l a batch, j a random permutation of the batch. A blend cannot be learnt by heart as
+easily as an image, so wrong labels are memorised later; nothing is corrected.
 
-alpha = 1, the value in the DRPL code (its own mixup row's alpha was not available); the schedule
-is the one of `cross_entropy`.
+alpha = 1, the value in the DRPL code (its own mixup row's alpha was not available); the
+schedule is the one of `cross_entropy`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Every noise model of the four papers (`models`), and images of another data set (`foreign`)."""
+"""Every noise model of the four papers (`models`), and images of another data set
+(`foreign`)."""
 
 from .models import (
     KINDS,
@@ -18,6 +19,6 @@ from .models import (
 
 __all__ = [
     "KINDS", "MAPS", "NEEDS", "OFFICIAL_SEEDS", "NoisyLabels", "class_map", "corrupt",
-    "drpl_imagenet_classes", "expected_rate", "expected_transition", "flips", "official_draw",
-    "superclass_of",
+    "drpl_imagenet_classes", "expected_rate", "expected_transition", "flips",
+    "official_draw", "superclass_of",
 ]

@@ -1,1 +1,2 @@
-"""The runs behind the printed numbers: which, what they cost, who trains them, what came of it."""
+"""The runs behind the printed numbers: which, what they cost, who trains them, what
+came of it."""

@@ -1,9 +1,9 @@
 """Runs in a file, taken from one machine to another: `pack` and `unpack`.
 
-A bundle holds recorded runs, `runs/<folder of the run>/`, and the checkpoints of runs that were
-begun, `checkpoints/<key of the setting>/`, and nothing else. `unpack` refuses a bundle as a whole
-when anything in it is not as it should be; it never replaces a finished run, and it takes a
-checkpoint only where that helps.
+A bundle holds recorded runs, `runs/<folder of the run>/`, and the checkpoints of runs
+that were begun, `checkpoints/<key of the setting>/`, and nothing else. `unpack` refuses
+a bundle as a whole when anything in it is not as it should be; it never replaces a
+finished run, and it takes a checkpoint only where that helps.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ NAMES = ("run.json", "epochs.csv", "signals.npz")
 
 @dataclass
 class Packed:
-    """What `pack` wrote: the files, how many runs and checkpoints, and what was left out."""
+    """What `pack` wrote: the files, how many runs and checkpoints, and what was left
+    out."""
 
     files: list[Path] = field(default_factory=list)
     runs: int = 0
@@ -40,7 +41,8 @@ class Packed:
 
 @dataclass
 class Taken:
-    """What `unpack` did, one sentence a setting. `refused`: finished here with other numbers."""
+    """What `unpack` did, one sentence a setting. `refused`: finished here with other
+    numbers."""
 
     runs: list[str] = field(default_factory=list)
     checkpoints: list[str] = field(default_factory=list)
@@ -49,19 +51,22 @@ class Taken:
     not_needed: list[str] = field(default_factory=list)
 
 
-# --------------------------------------------------------------------------------------- packing
+# ------------------------------------------------------------------------------ packing
 
 
 def pack(file: Path, settings: Iterable[Setting], *, part_mb: float | None = None,
          most_mb: float | None = None) -> Packed:
-    """Write the recorded runs of `settings`, and the checkpoints of those begun, to `file`.
+    """Write the recorded runs of `settings`, and the checkpoints of those begun, to
+    `file`.
 
     Args:
-        part_mb: cut into files of at most that many MiB; `runs.tar` is then `runs-1of3.tar`, ...
-        most_mb: leave checkpoints out, the least advanced first, so that all files together have
-            about that many MiB at most. Recorded runs are never left out.
+        part_mb: cut into files of at most that many MiB; `runs.tar` is then
+            `runs-1of3.tar`, ...
+        most_mb: leave checkpoints out, the least advanced first, so that all files
+            together have about that many MiB at most. Recorded runs are never left out.
 
-    Without anything to pack no file is written. An earlier bundle of that name gives way.
+    Without anything to pack no file is written. An earlier bundle of that name gives
+    way.
 
     Raises:
         ValueError: `file` is something else than a bundle; a limit is too small.
@@ -71,15 +76,18 @@ def pack(file: Path, settings: Iterable[Setting], *, part_mb: float | None = Non
 
     check_target(file)
     done = Packed()
-    with tempfile.TemporaryDirectory(prefix=".pack-", suffix=".tmp", dir=_cache()) as scratch:
+    with tempfile.TemporaryDirectory(prefix=".pack-", suffix=".tmp",
+                                     dir=_cache()) as scratch:
         sources: list[Source] = []
         begun: list[tuple[int, Setting, Path]] = []
         for s in settings:
             folder = paths.runs_dir() / s.path
             if (folder / "run.json").exists():
                 runs.load(folder)  # raises where it is damaged
-                sources += [Source(f"runs/{s.path.as_posix()}/{n}", (folder / n).read_bytes())
-                            for n in NAMES if (folder / n).exists()]
+                sources += [
+                    Source(f"runs/{s.path.as_posix()}/{n}", (folder / n).read_bytes())
+                    for n in NAMES if (folder / n).exists()
+                ]
                 done.runs += 1
             elif (held := _snapshot(s, Path(scratch))) is not None:
                 try:
@@ -87,20 +95,27 @@ def pack(file: Path, settings: Iterable[Setting], *, part_mb: float | None = Non
                 except StoreError as error:
                     done.left_out.append(f"{s}: {error}")
         checkpoints: dict[str, Any] = {}
-        used = sum(x.size + 2_048 for x in sources)  # 2 KiB: headers and padding, generously
+        # 2 KiB: headers and padding, generously
+        used = sum(x.size + 2_048 for x in sources)
         for epochs, s, held in sorted(begun, key=lambda b: -b[0]):
-            files = [Source(f"checkpoints/{s.key}/{f.name}", f) for f in sorted(held.iterdir())]
+            files = [
+                Source(f"checkpoints/{s.key}/{f.name}", f)
+                for f in sorted(held.iterdir())
+            ]
             size = sum(x.size + 2_048 for x in files)
             if most_mb is not None and used + size > most_mb * 2**20:
-                done.left_out.append(f"{s}: its checkpoint of {size / 2**20:.1f} MiB, {epochs} "
-                                     f"epochs, is over the limit for all files together")
+                done.left_out.append(
+                    f"{s}: its checkpoint of {size / 2**20:.1f} MiB, {epochs} "
+                    f"epochs, is over the limit for all files together")
                 continue
             used += size
             sources += files
             checkpoints[s.key] = {"setting": s.as_dict(), "epochs": epochs}
         done.checkpoints = len(checkpoints)
         if sources:
-            about = {"commit": lab.commit(), "date": runs.now(), "checkpoints": checkpoints}
+            about = {
+                "commit": lab.commit(), "date": runs.now(), "checkpoints": checkpoints
+            }
             done.files = archive.write(file, sources, about, part_mb)
     return done
 
@@ -116,7 +131,8 @@ def _epochs_in(folder: Path, s: Setting) -> int:
 
 
 def _snapshot(s: Setting, scratch: Path) -> Path | None:
-    """The run's checkpoints as they are now: links, which a run that goes on does not change."""
+    """The run's checkpoints as they are now: links, which a run that goes on does not
+    change."""
     there, here = paths.cache_dir() / "checkpoints" / s.key, scratch / s.key
     for file in sorted(there.glob("block-*.pt")):
         here.mkdir(exist_ok=True)
@@ -129,16 +145,16 @@ def _snapshot(s: Setting, scratch: Path) -> Path | None:
     return here if here.is_dir() else None
 
 
-# ------------------------------------------------------------------------------------- unpacking
+# ---------------------------------------------------------------------------- unpacking
 
 
 def unpack(files: Sequence[Path], *, dry_run: bool = False) -> Taken:
     """Take in a bundle: all its parts, in any order.
 
-    Recorded runs are added. A finished one that is here already is skipped when it is the same,
-    and refused when it is not; a failed one here gives way to a finished one. A checkpoint is
-    taken when the run is not recorded here and the checkpoint is further than the one here; a
-    failed run is not taken where a checkpoint is.
+    Recorded runs are added. A finished one that is here already is skipped when it is
+    the same, and refused when it is not; a failed one here gives way to a finished one.
+    A checkpoint is taken when the run is not recorded here and the checkpoint is
+    further than the one here; a failed run is not taken where a checkpoint is.
 
     Raises:
         BundleError: damaged, foreign or incomplete; then nothing at all is taken.
@@ -147,21 +163,24 @@ def unpack(files: Sequence[Path], *, dry_run: bool = False) -> Taken:
     content, about = archive.read(files)
     taken = Taken()
     try:
-        with tempfile.TemporaryDirectory(prefix=".unpack-", suffix=".tmp", dir=_cache()) as tmp:
+        with tempfile.TemporaryDirectory(prefix=".unpack-", suffix=".tmp",
+                                         dir=_cache()) as tmp:
             for s, folder, epochs in _staged(content, about, Path(tmp)):
                 _take(s, folder, epochs, taken, dry_run)
     except OSError as error:
-        raise StoreError(f"could not unpack ({error.strerror or error}); free the disk or make "
-                         f"the project's folder writable, and unpack again.") from error
+        raise StoreError(
+            f"could not unpack ({error.strerror or error}); free the disk or make "
+            f"the project's folder writable, and unpack again.") from error
     return taken
 
 
 def _staged(content: Mapping[str, list[Piece]], about: Mapping[str, Any], scratch: Path
             ) -> list[tuple[Setting, Path, int | None]]:
-    """Write the files beside the store and read them back: (setting, folder, epochs begun).
+    """Write the files beside the store and read them back: (setting, folder, epochs
+    begun).
 
-    A run whose folder is not its setting's, or a checkpoint that cannot be read, makes the whole
-    bundle foreign.
+    A run whose folder is not its setting's, or a checkpoint that cannot be read, makes
+    the whole bundle foreign.
     """
     for name, pieces in content.items():
         target = scratch / name
@@ -181,9 +200,10 @@ def _staged(content: Mapping[str, list[Piece]], about: Mapping[str, Any], scratc
         except Exception as error:  # whatever is in a file that somebody made by hand
             why = "it is not as this program writes it"
             if isinstance(error, (StoreError, ValueError)) and deliberate(error):
-                why = str(error).replace(f"{scratch}{os.sep}", "").split("; delete")[0].rstrip(".")
-            raise BundleError(f"the bundle holds {name!r}, which cannot be read ({why})."
-                              ) from error
+                why = str(error).replace(f"{scratch}{os.sep}",
+                                         "").split("; delete")[0].rstrip(".")
+            raise BundleError(
+                f"the bundle holds {name!r}, which cannot be read ({why}).") from error
     return found
 
 
@@ -200,10 +220,12 @@ def _identified(name: str, folder: Path, about: Mapping[str, Any]
     else:
         said = about["checkpoints"][folder.name]
         s = Setting.from_dict(schema.check_setting(said["setting"]))
-        good = s.key == folder.name and (epochs := _epochs_in(folder, s)) == said["epochs"]
+        good = s.key == folder.name and (epochs := _epochs_in(folder,
+                                                              s)) == said["epochs"]
     if not good:
-        raise BundleError(f"the bundle holds {name!r}, which is of another setting than its name "
-                          f"says.")
+        raise BundleError(
+            f"the bundle holds {name!r}, which is of another setting than its name "
+            f"says.")
     return s, folder, epochs
 
 
@@ -211,7 +233,8 @@ class _Busy(Exception):
     """Another process is training this run."""
 
 
-def _take(s: Setting, folder: Path, epochs: int | None, taken: Taken, dry_run: bool) -> None:
+def _take(s: Setting, folder: Path, epochs: int | None, taken: Taken,
+          dry_run: bool) -> None:
     """Put one staged run or checkpoint in its place, if it is wanted there."""
 
     def busy() -> None:
@@ -223,15 +246,16 @@ def _take(s: Setting, folder: Path, epochs: int | None, taken: Taken, dry_run: b
             if place is None or dry_run:
                 return
             _move(folder, place)
-            if epochs is None and runs.load(place).finished:  # nothing to go on with any more
+            # nothing to go on with any more
+            if epochs is None and runs.load(place).finished:
                 shutil.rmtree(_checkpoints(s), ignore_errors=True)
     except _Busy:
         taken.not_needed.append(f"{s}: it is being trained here right now")
 
 
 def _move(folder: Path, place: Path) -> None:
-    """Put a folder in its place in one step, also on another disk than the one it lies on: then
-    it is copied beside its place first."""
+    """Put a folder in its place in one step, also on another disk than the one it lies
+    on: then it is copied beside its place first."""
     place.parent.mkdir(parents=True, exist_ok=True)
     aside = place.with_name(f".{place.name}-{uuid.uuid4().hex[:6]}.tmp")
     old = aside.with_suffix(".old")
@@ -267,8 +291,9 @@ def _wanted(s: Setting, folder: Path, epochs: int | None, taken: Taken) -> Path 
         if there is None and epochs > here:
             taken.checkpoints.append(f"{s}: {epochs} epochs done")
             return _checkpoints(s)
-        taken.not_needed.append(f"{s}: it is recorded here, so no checkpoint is needed" if there
-                                else f"{s}: its checkpoint here has {here} epochs, this {epochs}")
+        taken.not_needed.append(
+            f"{s}: it is recorded here, so no checkpoint is needed"
+            if there else f"{s}: its checkpoint here has {here} epochs, this {epochs}")
         return None
     finished = runs.load(folder).finished
     if there is None and not finished and any(_checkpoints(s).glob("block-*.pt")):
@@ -301,8 +326,9 @@ def _cache() -> Path:
     folder = paths.cache_dir()
     for there in (folder, paths.runs_dir()):
         if there.is_symlink() and not there.exists():
-            raise StoreError(f"{there} is a link to {os.readlink(there)}, which is not there; "
-                             f"mount that disk, or delete the link.")
+            raise StoreError(
+                f"{there} is a link to {os.readlink(there)}, which is not there; "
+                f"mount that disk, or delete the link.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,8 +1,9 @@
 """Training processes: several runs at once, none of which can harm another.
 
-`train_all` hands settings to child processes, one after another to each, and reads what they say,
-one JSON object a line. A child imports torch once for all its runs. It dies with its parent; the
-store and the checkpoints are whole whenever it dies, and a run's lock is freed by the system.
+`train_all` hands settings to child processes, one after another to each, and reads what
+they say, one JSON object a line. A child imports torch once for all its runs. It dies
+with its parent; the store and the checkpoints are whole whenever it dies, and a run's
+lock is freed by the system.
 
 `python -m noisylabels.reproduce.grid PID` is such a child of process PID.
 """
@@ -35,7 +36,7 @@ TICK = 0.25  # seconds between looks at the clock and at Ctrl-C
 LOG_END = 2_000  # bytes of a dead child's last words that are read
 
 
-# ------------------------------------------------------------------------------------ the parent
+# --------------------------------------------------------------------------- the parent
 
 
 class Watcher(Protocol):
@@ -51,8 +52,9 @@ class Watcher(Protocol):
 class Outcome:
     """What became of the runs: how -> runs, with the reason.
 
-    how: `finished`, `failed` (recorded as failed), `broken` (the program or its process broke),
-    `busy` (another process is at it), `stopped` (resumes next time). `signal`: that ended it all.
+    how: `finished`, `failed` (recorded as failed), `broken` (the program or its process
+    broke), `busy` (another process is at it), `stopped` (resumes next time). `signal`:
+    that ended it all.
     """
 
     ended: dict[str, list[tuple[Todo, str]]] = field(default_factory=dict)
@@ -63,15 +65,16 @@ class Outcome:
 
 
 class Child:
-    """One process and the run it is at; what it says comes into `heard`, bytes, b"" at its end."""
+    """One process and the run it is at; what it says comes into `heard`, bytes, b"" at
+    its end."""
 
     def __init__(self, command: Sequence[str], environment: dict[str, str],
                  heard: queue.SimpleQueue[tuple[Child, bytes]]) -> None:
         self.log = tempfile.TemporaryFile()
         # a process group of its own: Ctrl-C in a terminal reaches the parent alone
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=self.log, env=environment,
-                                        **processes.own_group())
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, stderr=self.log,
+                                        env=environment, **processes.own_group())
         assert self.process.stdout is not None
         self.pipe = self.process.stdout
         self.said = b""
@@ -110,7 +113,8 @@ class Child:
         self.log.seek(max(0, os.fstat(self.log.fileno()).st_size - LOG_END))
         lines = self.log.read().decode(errors="replace").strip().splitlines()
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        return f"its process ended with {how}" + (f": {lines[-1].strip()}" if lines else "")
+        return f"its process ended with {how}" + (f": {lines[-1].strip()}"
+                                                  if lines else "")
 
     def close(self) -> None:
         self.ear.join(1)
@@ -144,8 +148,9 @@ def train_all(todo: Sequence[Todo], estimates: Estimates, jobs: int, ends: float
               child_command: Sequence[str] | None = None) -> Outcome:
     """Train in the order of `todo`, `jobs` at once, until `ends` (`time.monotonic`).
 
-    A run is begun when at least one of its epochs fits into the time that is left. At the end, and
-    on Ctrl-C, the children are told to stop: they lose the epoch they are in, no more.
+    A run is begun when at least one of its epochs fits into the time that is left. At
+    the end, and on Ctrl-C, the children are told to stop: they lose the epoch they are
+    in, no more.
     """
     from .planning import START_UP, pick
 
@@ -201,7 +206,8 @@ def train_all(todo: Sequence[Todo], estimates: Estimates, jobs: int, ends: float
                     while sum(c.trusted for c in children) < jobs and (
                             t := pick(waiting, left - START_UP)):
                         _give(start(), t, waiting, message, watcher)
-                elif not hurried and (len(caught) > 1 or time.monotonic() - stopping > GRACE):
+                elif not hurried and (len(caught) > 1
+                                      or time.monotonic() - stopping > GRACE):
                     hurried = True
                     for child in children:
                         child.process.kill()
@@ -263,7 +269,7 @@ def _caught_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-# ------------------------------------------------------------------------------------- the child
+# ---------------------------------------------------------------------------- the child
 
 
 class Busy(Exception):
@@ -271,8 +277,10 @@ class Busy(Exception):
 
 
 def main(parent: int) -> int:
-    """Train what standard input names, one setting a line; say on standard output what happens."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where it was ignored
+    """Train what standard input names, one setting a line; say on standard output what
+    happens."""
+    # also where it was ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(signal, "SIGBREAK"):  # Windows
         signal.signal(signal.SIGBREAK, signal.default_int_handler)
     _die_with(parent)
@@ -323,7 +331,8 @@ def _one(message: dict[str, Any], tell: Callable[..., None]) -> bool:
         traceback.print_exc()
         reason = (str(error).strip() or "no reason given").splitlines()[0]
         full = type(error).__name__ == "OutOfMemoryError"
-        tell("broken", why=wording.OUT_OF_MEMORY if full else f"{type(error).__name__}: {reason}")
+        tell("broken",
+             why=wording.OUT_OF_MEMORY if full else f"{type(error).__name__}: {reason}")
         return False
     _tidy(execution)
     return True
@@ -338,7 +347,8 @@ def _tidy(execution: Any) -> None:
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
-    if execution.compile:  # else the next method's step is one recompilation too many at some time
+    # else the next method's step is one recompilation too many at some time
+    if execution.compile:
         torch._dynamo.reset()
 
 
@@ -354,7 +364,9 @@ def _die_with(parent: int) -> None:
 
 def message_of(execution: Any, signals: bool, again: bool) -> dict[str, Any]:
     """What a child is told beside the setting."""
-    return {"execution": dataclasses.asdict(execution), "signals": signals, "again": again}
+    return {
+        "execution": dataclasses.asdict(execution), "signals": signals, "again": again
+    }
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Which runs stand behind the printed numbers, what each costs here, and which fit into a time."""
+"""Which runs stand behind the printed numbers, what each costs here, and which fit into
+a time."""
 
 from __future__ import annotations
 
@@ -26,13 +27,13 @@ START_UP = 5.0  # seconds until a fresh process trains
 TIMED = 0.5  # seconds a timing takes
 
 
-# ------------------------------------------------------------------------------- what is to be run
+# -------------------------------------------------------------------- what is to be run
 
 
 @dataclass(frozen=True)
 class Group:
-    """One setting but for its seeds, and the printed numbers that it is run for: or none, and
-    the steps of the budget's own plan at which its seeds are due."""
+    """One setting but for its seeds, and the printed numbers that it is run for: or
+    none, and the steps of the budget's own plan at which its seeds are due."""
 
     cells: tuple[Cell, ...]
     settings: tuple[Setting, ...]
@@ -52,24 +53,27 @@ class Group:
 
 
 def name_of(s: Setting, arm: bool = False) -> str:
-    """A setting without its seeds, short; at the paper budget with its network, and as the arm of
-    a plan with the options that are not the usual ones.
+    """A setting without its seeds, short; at the paper budget with its network, and as
+    the arm of a plan with the options that are not the usual ones.
 
-    The method as printed numbers name it: `elr-cosine` is `elr` whose learning rate is restarted.
+    The method as printed numbers name it: `elr-cosine` is `elr` whose learning rate is
+    restarted.
     """
     noisy = s.noise if s.noise == "none" or s.noise.startswith("human-") else (
         f"{s.noise} {100 * s.rate:.0f} %")
     more = f", {s.options.get('network')}" if s.budget == "paper" else ""
     if arm:
         usual = lab.setting(s.method, s.dataset, s.noise, s.rate, s.budget)
-        more += "".join(f", {k}={v}" for k, v in s.options.items() if usual.options[k] != v)
+        more += "".join(f", {k}={v}" for k, v in s.options.items()
+                        if usual.options[k] != v)
     more += f", {s.trusted_per_class} trusted a class" if s.trusted_per_class else ""
     return f"{method_of(s)}, {s.dataset}, {noisy}{more}"
 
 
 @dataclass
 class Selection:
-    """Groups in order of priority; `left_out`: kind of reason -> reason -> printed numbers."""
+    """Groups in order of priority; `left_out`: kind of reason -> reason -> printed
+    numbers."""
 
     groups: list[Group] = field(default_factory=list)
     left_out: dict[str, Counter[str]] = field(default_factory=dict)
@@ -104,44 +108,52 @@ class Step:
 def steps_of(plan: str) -> list[Step]:
     """The rows of data/plans/<plan>.csv, all of one budget.
 
-    A row's `methods` are names or `all`, its `options` pairs KEY=VALUE, its `seeds` numbers or
-    a range as 0-19, all parted by spaces. A further column, such as `why`, is for the reader.
-    Raises ValueError that names the file, the line and what is allowed there.
+    A row's `methods` are names or `all`, its `options` pairs KEY=VALUE, its `seeds`
+    numbers or a range as 0-19, all parted by spaces. A further column, such as `why`,
+    is for the reader. Raises ValueError that names the file, the line and what is
+    allowed there.
     """
     file = paths.plans_dir() / f"{plan}.csv"
     name, out = f"the plan {wording.shown(file)}", []
     try:
-        with open(file, newline="", encoding="utf-8-sig") as f:  # a spreadsheet puts a mark first
+        # a spreadsheet puts a mark first
+        with open(file, newline="", encoding="utf-8-sig") as f:
             reader = csv.DictReader(f, strict=True)
             if lacks := [c for c in COLUMNS if c not in (reader.fieldnames or ())]:
-                raise ValueError(f"{name} has no column {lacks[0]!r}; its first line must name "
-                                 f"{', '.join(COLUMNS)}, parted by commas.")
+                raise ValueError(
+                    f"{name} has no column {lacks[0]!r}; its first line must name "
+                    f"{', '.join(COLUMNS)}, parted by commas.")
             for row in reader:
                 out.append(_step(f"{name}, line {reader.line_num}", row))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{name} is no table in UTF-8 with cells parted by commas: {error}."
-                         ) from error
+        raise ValueError(
+            f"{name} is no table in UTF-8 with cells parted by commas: {error}."
+        ) from error
     if not out:
         raise ValueError(f"{name} has no line below its first; each line is a step.")
     if len(budgets := {s.budget: None for s in out}) > 1:
-        raise ValueError(f"{name} names {len(budgets)} budgets ({', '.join(budgets)}); a plan is "
-                         "of one, so write a file for each.")
+        raise ValueError(
+            f"{name} names {len(budgets)} budgets ({', '.join(budgets)}); a plan is "
+            "of one, so write a file for each.")
     return out
 
 
 def _step(where: str, row: Mapping[str | None, Any]) -> Step:
     """A row's cells as what they mean, but for what `lab.setting` checks."""
     if None in row or None in row.values():
-        raise ValueError(f"{where}: it has {'more' if None in row else 'fewer'} cells than the "
-                         "first line has names.")
+        raise ValueError(
+            f"{where}: it has {'more' if None in row else 'fewer'} cells than the "
+            "first line has names.")
     cell = {c: str(row[c]).strip() for c in COLUMNS}
     try:
         if not re.fullmatch(r"[0-9]{1,9}", cell["step"]):
-            raise ValueError(f"step must be a whole number from 0 on, not {cell['step']!r}.")
+            raise ValueError(
+                f"step must be a whole number from 0 on, not {cell['step']!r}.")
         try:
             rate = runs._share("rate", float(cell["rate"]))
         except ValueError:
-            raise ValueError(f"rate must be a number from 0 to 1, not {cell['rate']!r}.") from None
+            raise ValueError(
+                f"rate must be a number from 0 to 1, not {cell['rate']!r}.") from None
         names = methods.NAMES if cell["methods"] == "all" else cell["methods"].split()
         for one in names or [""]:
             wording.choose("method", one, (*methods.NAMES, "all"))
@@ -159,10 +171,12 @@ def _options_of(text: str) -> dict[str, Any]:
     for pair in text.split():
         key, equals, value = pair.partition("=")
         if not (key and equals):
-            raise ValueError(f"options must be pairs KEY=VALUE, such as lr=0.1, not {pair!r}.")
+            raise ValueError(
+                f"options must be pairs KEY=VALUE, such as lr=0.1, not {pair!r}.")
         if key in runs.FLAGS - set(TAKEN):
-            raise ValueError(f"{key!r} is no option of a method; it is said by the columns "
-                             f"{', '.join(COLUMNS)}.")
+            raise ValueError(
+                f"{key!r} is no option of a method; it is said by the columns "
+                f"{', '.join(COLUMNS)}.")
         if key in out:
             raise ValueError(f"the option {key!r} is given twice.")
         if key in TAKEN and not re.fullmatch(r"[0-9]{1,9}", value):
@@ -179,8 +193,9 @@ def budget_of(plan: str) -> str:
 def select_plan(name: str, seeds: int | None, *, method: Sequence[str] = (),
                 dataset: Sequence[str] = (), changes: Mapping[str, Any] | None = None
                 ) -> Selection:
-    """The settings of data/plans/<name>.csv that pass the filters, each with its seeds (below
-    `seeds`, if given) and the steps at which they are due. Raises ValueError as `steps_of`.
+    """The settings of data/plans/<name>.csv that pass the filters, each with its seeds
+    (below `seeds`, if given) and the steps at which they are due. Raises ValueError as
+    `steps_of`.
     """
     out, absent = Selection(plan=name), _Absent()
     due: dict[str, dict[Setting, int]] = {}
@@ -191,9 +206,11 @@ def select_plan(name: str, seeds: int | None, *, method: Sequence[str] = (),
             if method and one not in method:
                 continue
             try:
-                found = [lab.setting(one, row.dataset, row.noise, row.rate, row.budget, seed,
-                                     **{**row.options, **(changes or {})})
-                         for seed in row.seeds if seeds is None or seed < seeds]
+                found = [
+                    lab.setting(one, row.dataset, row.noise, row.rate, row.budget, seed,
+                                **{**row.options, **(changes or {})})
+                    for seed in row.seeds if seeds is None or seed < seeds
+                ]
             except ValueError as error:
                 if changes:  # these may be at fault, and are not in the file
                     raise
@@ -215,8 +232,9 @@ def _seeds_of(text: str) -> list[int]:
         found = re.fullmatch(r"([0-9]{1,10})(?:-([0-9]{1,10}))?", word)
         low, high = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
         if not low <= high <= ranges.MOST_SEED or len(out) + high - low >= MOST_SEEDS:
-            raise ValueError("seeds must be numbers such as 0 1 2 or a range that ascends such as "
-                             f"0-19, at most {MOST_SEEDS:,} of them, not {word!r}.")
+            raise ValueError(
+                "seeds must be numbers such as 0 1 2 or a range that ascends such as "
+                f"0-19, at most {MOST_SEEDS:,} of them, not {word!r}.")
         out += range(low, high + 1)
     if not out:
         raise ValueError("seeds must name one at least, such as 0 or 0-19.")
@@ -224,18 +242,20 @@ def _seeds_of(text: str) -> list[int]:
 
 
 REFUSED = "these options do not go with it"
-CANNOT, NOT_BUILT, NO_DATA, NOT_ASKED = (
-    "cannot be run here", "method not built yet", "data not here", "only when asked for")
+CANNOT, NOT_BUILT, NO_DATA, NOT_ASKED = ("cannot be run here", "method not built yet",
+                                         "data not here", "only when asked for")
 
 
-def select(budget: str, seeds: int, *, paper: Sequence[str] = (), method: Sequence[str] = (),
-           dataset: Sequence[str] = (), changes: Mapping[str, Any] | None = None) -> Selection:
-    """The groups behind the printed numbers that pass the filters; empty filters let all pass.
+def select(budget: str, seeds: int, *, paper: Sequence[str] = (),
+           method: Sequence[str] = (), dataset: Sequence[str] = (),
+           changes: Mapping[str, Any] | None = None) -> Selection:
+    """The groups behind the printed numbers that pass the filters; empty filters let
+    all pass.
 
-    `changes` are further arguments of `lab.setting`. At the smoke budget each pair of method and
-    noise is taken once, on the digits; the laptop budget takes CIFAR-10 alone unless `dataset`
-    names CIFAR-100. A cell whose method refuses the changes is left out; when all do, the first
-    refusal is raised (ValueError).
+    `changes` are further arguments of `lab.setting`. At the smoke budget each pair of
+    method and noise is taken once, on the digits; the laptop budget takes CIFAR-10
+    alone unless `dataset` names CIFAR-100. A cell whose method refuses the changes is
+    left out; when all do, the first refusal is raised (ValueError).
     """
     out, absent = Selection(), _Absent()
     refused: list[ValueError] = []
@@ -255,7 +275,8 @@ def select(budget: str, seeds: int, *, paper: Sequence[str] = (), method: Sequen
                 if not changes:
                     raise
                 refused.append(error)
-                out.left_out.setdefault(REFUSED, Counter())[f"{cell.method}: {error}"] += 1
+                out.left_out.setdefault(REFUSED,
+                                        Counter())[f"{cell.method}: {error}"] += 1
                 continue
             key = (s.method, s.noise, s.rate) if budget == "smoke" else s.key
             members.setdefault(key, []).append(cell)
@@ -316,12 +337,13 @@ class _Absent:
         return self._known[name]
 
 
-# -------------------------------------------------------------------------------- what a run costs
+# --------------------------------------------------------------------- what a run costs
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of a whole run and of one of its epochs; `basis`: "measured" or "guess"."""
+    """Seconds of a whole run and of one of its epochs; `basis`: "measured" or
+    "guess"."""
 
     seconds: float
     epoch: float
@@ -331,10 +353,10 @@ class Cost:
 class Estimates:
     """What runs cost here.
 
-    *measured*: from recorded runs on this hardware, executed in the same way, with the same
-    method, network, batch, precision and kind of image; epochs and images are scaled. *guess*: a
-    few steps are timed on this device, times the forward and backward passes that the method's
-    step is known to make (`cost.FACTORS`).
+    *measured*: from recorded runs on this hardware, executed in the same way, with the
+    same method, network, batch, precision and kind of image; epochs and images are
+    scaled. *guess*: a few steps are timed on this device, times the forward and
+    backward passes that the method's step is known to make (`cost.FACTORS`).
     """
 
     def __init__(self, execution: engine.Execution, jobs: int, recorded: Iterable[Run],
@@ -361,7 +383,8 @@ class Estimates:
             return Cost(each * epochs, each, "measured")
         timing = self._timing(s)
         seconds = cost.of_setting(s, timing)
-        if seconds is None:  # the passes of this method's step are not counted: as cross entropy
+        # the passes of this method's step are not counted: as cross entropy
+        if seconds is None:
             each = timing.of(s.options["network"], *cost.SIZES[s.dataset][3:])
             seconds = epochs * _work(s) * each
         if self.execution.device.startswith("cuda"):
@@ -374,8 +397,10 @@ class Estimates:
         _, _, _, channels, pixels = cost.SIZES[s.dataset]
         key = (network, batch, precision, channels, pixels)
         if key not in self._timings:
-            how = replace(self.execution, compile=False)  # to compile takes longer than it tells
-            self._timings[key] = cost.time_steps(network, s.dataset, batch, precision, how, TIMED)
+            # to compile takes longer than it tells
+            how = replace(self.execution, compile=False)
+            self._timings[key] = cost.time_steps(network, s.dataset, batch, precision,
+                                                 how, TIMED)
             if self.execution.device.startswith("cuda"):
                 torch.cuda.empty_cache()
         return self._timings[key]
@@ -396,12 +421,13 @@ def _work(s: Setting) -> float:
     return n.train + (n.test + min(lab.PROBE, n.train) + n.val) / 3
 
 
-# ----------------------------------------------------------------------------------- what is to do
+# ------------------------------------------------------------------------ what is to do
 
 
 @dataclass
 class Todo:
-    """A run still to do: epochs begun of all, its cost, and what the plan says of it."""
+    """A run still to do: epochs begun of all, its cost, and what the plan says of
+    it."""
 
     setting: Setting
     group: Group
@@ -418,8 +444,8 @@ class Todo:
 
 @dataclass
 class Plan:
-    """The selection against the store. `todo` is in order of worth; `strange`: what lies in the
-    store and does not count, with the reason."""
+    """The selection against the store. `todo` is in order of worth; `strange`: what
+    lies in the store and does not count, with the reason."""
 
     selection: Selection
     estimates: Estimates
@@ -432,27 +458,33 @@ class Plan:
         return [t for t in self.todo if t.group is group]
 
 
-def make(selection: Selection, execution: engine.Execution, jobs: int, again: bool = False,
-         before: Plan | None = None) -> Plan:
+def make(selection: Selection, execution: engine.Execution, jobs: int,
+         again: bool = False, before: Plan | None = None) -> Plan:
     """What is recorded, what is begun, what is to do, in order of worth.
 
-    First what was begun; then by priority, cells of which some seeds are recorded first, then the
-    cheapest; the seeds of a cell stay together. In a plan by steps: one seed of all cells before
-    the next. Failed runs are to do only with `again`. What was timed for a plan `before` is not
-    timed again.
+    First what was begun; then by priority, cells of which some seeds are recorded
+    first, then the cheapest; the seeds of a cell stay together. In a plan by steps: one
+    seed of all cells before the next. Failed runs are to do only with `again`. What was
+    timed for a plan `before` is not timed again.
     """
     recorded, problems = runs.scan()
     wanted = {s.key for s in selection.settings}
-    estimates = Estimates(execution, jobs, recorded, before.estimates if before else None)
-    finished = {r.setting.key: r for r in recorded if r.finished and r.setting.key in wanted}
-    failed = {r.setting.key: r for r in recorded if not r.finished and r.setting.key in wanted}
+    estimates = Estimates(execution, jobs, recorded,
+                          before.estimates if before else None)
+    finished = {
+        r.setting.key: r for r in recorded if r.finished and r.setting.key in wanted
+    }
+    failed = {
+        r.setting.key: r for r in recorded if not r.finished and r.setting.key in wanted
+    }
     order = []
     for number, group in enumerate(selection.groups):
         partly = any(s.key in finished for s in group.settings)
         for s in group.settings:
             if s.key in finished or (s.key in failed and not again):
                 continue
-            todo = Todo(s, group, lab.epochs_begun(s), cost.total_epochs(s), estimates.of(s))
+            todo = Todo(s, group, lab.epochs_begun(s), cost.total_epochs(s),
+                        estimates.of(s))
             first = s.split_seed if group.steps else not partly
             worth = (not todo.begun, group.due(s), first, todo.cost.seconds, number,
                      s.split_seed)
@@ -468,7 +500,8 @@ def pick(waiting: Sequence[Todo], seconds: float) -> Todo | None:
 
 
 def lay_out(todo: Sequence[Todo], jobs: int, seconds: float) -> None:
-    """Say of each run what becomes of it within `seconds`: it ends, begins, or waits."""
+    """Say of each run what becomes of it within `seconds`: it ends, begins, or
+    waits."""
     for t in todo:
         t.fate = "waits"
     free, waiting = [START_UP] * jobs, list(todo)

@@ -1,1 +1,2 @@
-"""What every training loop shares: networks, the engine, the recorder and the store of runs."""
+"""What every training loop shares: networks, the engine, the recorder and the store of
+runs."""

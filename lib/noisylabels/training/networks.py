@@ -1,6 +1,7 @@
 """Networks by name, for 8x8 digits and 32x32 images.
 
-Every network is one `Network`: a stem, stages, a pooling and a linear head, all within reach.
+Every network is one `Network`: a stem, stages, a pooling and a linear head, all within
+reach.
 
     taps(x)      list of maps: after the stem and after each stage (the last one is maps(x))
     maps(x)      (B, D, h, w)   last feature map: SANM's activation energy, CAM
@@ -45,8 +46,8 @@ NAMES = (
 class Network(nn.Module):
     """Stem, stages, pooling and linear head; see the module's table of methods.
 
-    `num_features` is the last map's number of channels, `pooling` "average" or "maximum",
-    `logit_scale` a constant the logits are multiplied with.
+    `num_features` is the last map's number of channels, `pooling` "average" or
+    "maximum", `logit_scale` a constant the logits are multiplied with.
     """
 
     def __init__(
@@ -69,7 +70,8 @@ class Network(nn.Module):
         self.logit_scale = logit_scale
 
     def taps(self, x: Tensor) -> list[Tensor]:
-        """Feature maps after the stem and after each stage; the last one is `maps(x)`."""
+        """Feature maps after the stem and after each stage; the last one is
+        `maps(x)`."""
         out, x = [], self.stem(x)
         for stage in self.stages:
             pooled_first = isinstance(next(stage.children()), _PoolRelu)
@@ -101,15 +103,18 @@ class Network(nn.Module):
         return self.head(self.features(x))
 
 
-# --- layers and blocks ------------------------------------------------------------------------
+# --- layers and blocks
+# ------------------------------------------------------------------------
 
 
 class _ByProduct(torch.autograd.Function):
-    """A 3x3 convolution, stride 1, padding 1, whose weight gradient is one matrix product.
+    """A 3x3 convolution, stride 1, padding 1, whose weight gradient is one matrix
+    product.
 
-    x (B, C, H, W), weight (D, C, 3, 3). On small maps oneDNN's own kernel for that gradient
-    reaches a tenth of a product's rate. The product sums in float32 and rounds once. All orders
-    of derivative, forward mode and vmap come out as those of the convolution.
+    x (B, C, H, W), weight (D, C, 3, 3). On small maps oneDNN's own kernel for that
+    gradient reaches a tenth of a product's rate. The product sums in float32 and rounds
+    once. All orders of derivative, forward mode and vmap come out as those of the
+    convolution.
     """
 
     generate_vmap_rule = True
@@ -132,9 +137,9 @@ class _ByProduct(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
         (dy,), (x, weight), dx, dweight = grads, ctx.saved_tensors, None, None
         if ctx.needs_input_grad[0]:
-            dx = torch.ops.aten.convolution_backward(
-                dy, x, weight, None, (1, 1), (1, 1), (1, 1), False, (0, 0), 1, (True, False, False)
-            )[0]
+            dx = torch.ops.aten.convolution_backward(dy, x, weight, None, (1, 1),
+                                                     (1, 1), (1, 1), False, (0, 0), 1,
+                                                     (True, False, False))[0]
         if ctx.needs_input_grad[1]:
             (c_out, c_in), (h, w) = weight.shape[:2], x.shape[2:]
             padded = F.pad(x, (1, 1, 1, 1)).permute(0, 2, 3, 1)
@@ -177,9 +182,9 @@ def _precision(conv: Conv2d, x: Tensor) -> torch.dtype:
 def by_product(conv: Conv2d, x: Tensor) -> bool:
     """Whether the weight gradient is to come from a product: where that is faster.
 
-    So it is on a CPU, in bfloat16, for 3x3 kernels of `_WIDE` channels and more on maps of at most
-    8x8, in an eager pass that keeps a graph. With 64 channels there is nothing to gain, and the
-    runs recorded with `small` and `tiny` keep their numbers.
+    So it is on a CPU, in bfloat16, for 3x3 kernels of `_WIDE` channels and more on maps
+    of at most 8x8, in an eager pass that keeps a graph. With 64 channels there is
+    nothing to gain, and the runs recorded with `small` and `tiny` keep their numbers.
     """
     return (
         x.device.type == "cpu"
@@ -197,10 +202,12 @@ def by_product(conv: Conv2d, x: Tensor) -> bool:
 
 
 def cast_convolutions(net: nn.Module, dtype: torch.dtype | None) -> None:
-    """Let every convolution of a network of this room compute in `dtype` (None: as it comes).
+    """Let every convolution of a network of this room compute in `dtype` (None: as it
+    comes).
 
-    Input and weight are cast there and the output back, everything else stays as it is. For
-    `torch.func.jvp`, which refuses convolutions under autocast; elsewhere autocast is faster.
+    Input and weight are cast there and the output back, everything else stays as it is.
+    For `torch.func.jvp`, which refuses convolutions under autocast; elsewhere autocast
+    is faster.
     """
     for m in net.modules():
         if isinstance(m, Conv2d):
@@ -222,8 +229,9 @@ def _conv_bn_relu(c_in: int, c_out: int, pool: bool = False) -> nn.Sequential:
 
 
 class _PoolRelu(nn.Sequential):
-    """The maximum over 2x2, then ReLU: what ReLU, then the maximum gives, bit for bit and in all
-    gradients, at a quarter of the ReLUs. What a stage that begins so is fed has had none."""
+    """The maximum over 2x2, then ReLU: what ReLU, then the maximum gives, bit for bit
+    and in all gradients, at a quarter of the ReLUs. What a stage that begins so is fed
+    has had none."""
 
     def __init__(self) -> None:
         super().__init__(nn.MaxPool2d(2), nn.ReLU(inplace=True))
@@ -234,16 +242,19 @@ class _Residual(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(_conv_bn_relu(width, width), _conv_bn_relu(width, width))
+        self.body = nn.Sequential(_conv_bn_relu(width, width),
+                                  _conv_bn_relu(width, width))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.body(x)
 
 
 class _PreActBlock(nn.Module):
-    """BN-ReLU-conv-BN-ReLU-conv; the shortcut, also the identity one, leaves after the first ReLU.
+    """BN-ReLU-conv-BN-ReLU-conv; the shortcut, also the identity one, leaves after the
+    first ReLU.
 
-    The projection (only where the shape changes) has no batch norm. Both as in the code of DRPL.
+    The projection (only where the shape changes) has no batch norm. Both as in the code
+    of DRPL.
     """
 
     def __init__(self, c_in: int, c_out: int, stride: int) -> None:
@@ -259,7 +270,8 @@ class _PreActBlock(nn.Module):
 
 
 class _BasicBlock(nn.Module):
-    """conv-BN-ReLU-conv-BN, added to the input (1x1 conv-BN where the shape changes), ReLU."""
+    """conv-BN-ReLU-conv-BN, added to the input (1x1 conv-BN where the shape changes),
+    ReLU."""
 
     def __init__(self, c_in: int, c_out: int, stride: int) -> None:
         super().__init__()
@@ -274,8 +286,8 @@ class _BasicBlock(nn.Module):
 
 
 class _WideBlock(nn.Module):
-    """Pre-activation block of the wide ResNet: identity shortcut from the raw input, projected
-    shortcut from the activated one."""
+    """Pre-activation block of the wide ResNet: identity shortcut from the raw input,
+    projected shortcut from the activated one."""
 
     def __init__(self, c_in: int, c_out: int, stride: int) -> None:
         super().__init__()
@@ -291,13 +303,15 @@ class _WideBlock(nn.Module):
 
 
 class _Bottleneck(nn.Module):
-    """BN-conv1x1-BN-ReLU-conv3x3-BN-ReLU-conv1x1 of IEG's ResNet-29; raw input on the shortcut.
+    """BN-conv1x1-BN-ReLU-conv3x3-BN-ReLU-conv1x1 of IEG's ResNet-29; raw input on the
+    shortcut.
 
-    No ReLU follows the first batch norm: in the released code a variable set for the very first
-    block, which has no first batch norm either, is never set back.
+    No ReLU follows the first batch norm: in the released code a variable set for the
+    very first block, which has no first batch norm either, is never set back.
     """
 
-    def __init__(self, c_in: int, c_mid: int, c_out: int, stride: int, first: bool) -> None:
+    def __init__(self, c_in: int, c_mid: int, c_out: int, stride: int,
+                 first: bool) -> None:
         super().__init__()
         self.bn1 = nn.Identity() if first else nn.BatchNorm2d(c_in)
         self.conv1 = _conv(c_in, c_mid, 1, stride)
@@ -313,9 +327,8 @@ class _Bottleneck(nn.Module):
         return self.shortcut(x) + y
 
 
-def _stages(
-    block: Callable[..., nn.Module], c_in: int, widths: Sequence[int], depths: Sequence[int]
-) -> list[nn.Sequential]:
+def _stages(block: Callable[..., nn.Module], c_in: int, widths: Sequence[int],
+            depths: Sequence[int]) -> list[nn.Sequential]:
     """Stages of blocks; every stage but the first halves the map."""
     out = []
     for s, (width, depth) in enumerate(zip(widths, depths, strict=True)):
@@ -327,14 +340,17 @@ def _stages(
     return out
 
 
-# --- networks ---------------------------------------------------------------------------------
+# --- networks
+# ---------------------------------------------------------------------------------
 
 
 def _tiny(num_classes: int, channels: int) -> Network:
     stem = _conv_bn(channels, 32)
     down = nn.Sequential(_PoolRelu(), _conv_bn_relu(32, 64))
-    # maximum: with noisy labels it learns the right digits first more plainly than the average
-    return Network(stem, [down, _conv_bn_relu(64, 64)], 64, num_classes, pooling="maximum")
+    # maximum: with noisy labels it learns the right digits first more plainly than the
+    # average
+    return Network(stem, [down, _conv_bn_relu(64, 64)], 64, num_classes,
+                   pooling="maximum")
 
 
 def _small(num_classes: int, channels: int, w: int = 16) -> Network:
@@ -348,8 +364,8 @@ def _small(num_classes: int, channels: int, w: int = 16) -> Network:
 
 
 def _resnet8(num_classes: int, channels: int) -> Network:
-    """He et al.'s CIFAR ResNet with one block a stage, made for a CPU: the stem halves the map
-    (no overlap is lost: 4x4 windows at stride 2), the stages are wide."""
+    """He et al.'s CIFAR ResNet with one block a stage, made for a CPU: the stem halves
+    the map (no overlap is lost: 4x4 windows at stride 2), the stages are wide."""
     widths = (32, 96, 256)
     stem = nn.Sequential(Conv2d(channels, widths[0], 4, 2, padding=1, bias=False),
                          nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True))
@@ -423,7 +439,8 @@ def _unknown(name: str, names: tuple[str, ...]) -> ValueError:
 def check_name(name: str) -> tuple[int, int] | None:
     """Depth and width of a wide ResNet's name, None for every other network.
 
-    Raises ValueError for an unknown name, and for a wide ResNet that is none or too large.
+    Raises ValueError for an unknown name, and for a wide ResNet that is none or too
+    large.
     """
     wide = re.fullmatch(r"wrn(\d{1,6})-(\d{1,6})", str(name))
     if wide is None:
@@ -434,14 +451,14 @@ def check_name(name: str) -> tuple[int, int] | None:
     if not 10 <= depth <= MOST_DEPTH or (depth - 4) % 6 or not 1 <= width <= MOST_WIDTH:
         raise ValueError(
             f"{name!r} is no wide ResNet: the depth must be 6n + 4 (10, 16, 22, 28, ...), at most "
-            f"{MOST_DEPTH}, and the width from 1 to {MOST_WIDTH}."
-        )
+            f"{MOST_DEPTH}, and the width from 1 to {MOST_WIDTH}.")
     return depth, width
 
 
 @functools.cache
 def last_map(name: str, pixels: int) -> tuple[int, int]:
-    """Channels and pixels a side of the network's last map, for square images of that side."""
+    """Channels and pixels a side of the network's last map, for square images of that
+    side."""
     net, _ = _on_meta(name, 10, 1)
     maps = net.eval().maps(torch.empty(1, 1, pixels, pixels, device="meta"))
     return maps.shape[1], maps.shape[-1]
@@ -449,7 +466,8 @@ def last_map(name: str, pixels: int) -> tuple[int, int]:
 
 @functools.cache
 def rebuilt(name: str, pixels: int) -> int:
-    """Pixels a side of what `decoder(name)` makes of that network's last map of such images."""
+    """Pixels a side of what `decoder(name)` makes of that network's last map of such
+    images."""
     channels, side = last_map(name, pixels)
     net = decoder(name, 1).to("meta")
     return net(torch.empty(1, channels, side, side, device="meta")).shape[-1]
@@ -466,11 +484,12 @@ def _on_meta(name: str, num_classes: int, in_channels: int) -> tuple[Network, st
 
 
 def build(name: str, num_classes: int, in_channels: int = 3, seed: int = 0) -> Network:
-    """A freshly initialised network on the CPU, in train mode, memory format contiguous.
+    """A freshly initialised network on the CPU, in train mode, memory format
+    contiguous.
 
-    The weights depend on `name`, the sizes and `seed` alone; no global random state is read or
-    changed. Convolutions: normal with variance 2 / fan-out in preact18 (DRPL) and wide ResNets,
-    Glorot in resnet29 (IEG), PyTorch's default elsewhere.
+    The weights depend on `name`, the sizes and `seed` alone; no global random state is
+    read or changed. Convolutions: normal with variance 2 / fan-out in preact18 (DRPL)
+    and wide ResNets, Glorot in resnet29 (IEG), PyTorch's default elsewhere.
 
     Raises ValueError for an unknown name, fewer than two classes or no channel.
     """
@@ -490,15 +509,16 @@ def _initialise(net: nn.Module, how: str, seed: int) -> None:
     gen = torch.Generator("cpu").manual_seed(seed)
     for m in net.modules():
         if isinstance(m, nn.Conv2d) and how in ("fan-out", "wide"):
-            nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu", generator=gen)
+            nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu",
+                                    generator=gen)
         elif isinstance(m, nn.Conv2d) and how == "glorot":
             nn.init.xavier_normal_(m.weight, generator=gen)
         elif isinstance(m, nn.Linear) and how == "glorot":
             nn.init.xavier_uniform_(m.weight, generator=gen)
             nn.init.zeros_(m.bias)
         elif isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-            # PyTorch's default: weight and bias uniform within 1 / sqrt(fan-in), where the
-            # fan-in is one row of the weight (also of a transposed convolution's)
+            # PyTorch's default: weight and bias uniform within 1 / sqrt(fan-in), where
+            # the fan-in is one row of the weight (also of a transposed convolution's)
             bound = 1 / math.sqrt(m.weight[0].numel())
             nn.init.uniform_(m.weight, -bound, bound, generator=gen)
             if m.bias is not None:
@@ -508,11 +528,13 @@ def _initialise(net: nn.Module, how: str, seed: int) -> None:
             m.reset_parameters()
 
 
-# --- SANM's reconstruction decoder ------------------------------------------------------------
+# --- SANM's reconstruction decoder
+# ------------------------------------------------------------
 
 # Geometry of the three transposed convolutions: kernel, stride, output padding.
 _4_TO_32 = ((4, 2, 0), (6, 1, 0), (4, 2, 0))  # 4 -> 10 -> 15 -> 32, SANM on CIFAR
-_7_TO_224 = ((6, 3, 1), (2, 3, 1), (2, 3, 0))  # 7 -> 25 -> 75 -> 224, SANM on Clothing1M
+# 7 -> 25 -> 75 -> 224, SANM on Clothing1M
+_7_TO_224 = ((6, 3, 1), (2, 3, 1), (2, 3, 0))
 _8_TO_32 = ((3, 1, 0), (6, 1, 0), (4, 2, 0))  # 8 -> 10 -> 15 -> 32, ours: the same tail
 _4_TO_8 = ((3, 1, 0), (2, 1, 0), (2, 1, 0))  # 4 -> 6 -> 7 -> 8, ours
 _DECODERS = {
@@ -530,10 +552,11 @@ _DECODERS = {
 def decoder(name: str, in_channels: int = 3, seed: int = 0) -> nn.Sequential:
     """Decoder from the last map of `build(name, ...)` to the image: SANM, Eq. (10).
 
-    Three transposed convolutions with bias and nothing between them (a linear map):
-    (B, D, h, w) -> (B, in_channels, H, W), 8x8 for tiny, 32x32 for the other networks. The 4x4
-    networks have SANM's published kernels (512 channels: 3.28 M parameters). "resnet50" is
-    SANM's decoder for 224x224 images (2048 x 7 x 7, 19.0 M); `build` has no such network.
+    Three transposed convolutions with bias and nothing between them (a linear map): (B,
+    D, h, w) -> (B, in_channels, H, W), 8x8 for tiny, 32x32 for the other networks. The
+    4x4 networks have SANM's published kernels (512 channels: 3.28 M parameters).
+    "resnet50" is SANM's decoder for 224x224 images (2048 x 7 x 7, 19.0 M); `build` has
+    no such network.
     """
     wide = re.fullmatch(r"wrn\d+-(\d+)", str(name))
     if wide:

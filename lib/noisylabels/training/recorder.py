@@ -1,10 +1,11 @@
 """The one place where training meets the truth: per-epoch numbers, checkpoints, resume.
 
-A method sees a `Task`; the recorder alone also knows the true labels and the test set. At the
-end of an epoch it evaluates the networks, turns the method's per-sample signals into numbers
-(how many labels are right, how well `p_clean` ranks them) and saves a checkpoint. A killed run
-is started again from its top: each `epochs` block puts its networks, optimisers and tensors back
-in place and goes on at the first epoch that was not finished.
+A method sees a `Task`; the recorder alone also knows the true labels and the test set.
+At the end of an epoch it evaluates the networks, turns the method's per-sample signals
+into numbers (how many labels are right, how well `p_clean` ranks them) and saves a
+checkpoint. A killed run is started again from its top: each `epochs` block puts its
+networks, optimisers and tensors back in place and goes on at the first epoch that was
+not finished.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ from . import engine, schema
 from .networks import Network
 from .runs import StoreError
 
-LAST = 10  # epochs of a stage after which everything is measured, and which `mean_last_10` means
-FEATURES = 10  # principal components kept of a sample's features: as many as there are classes
+# epochs of a stage after which everything is measured, and which `mean_last_10` means
+LAST = 10
+# principal components kept of a sample's features: as many as there are classes
+FEATURES = 10
 
 Progress = Callable[[Mapping[str, Any]], None]
 Watch = Callable[[int, "Recorder"], None]
@@ -41,14 +44,16 @@ class TrainingFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Truth:
-    """What only the recorder knows. Index i of `y_true` and `wrong` is sample i of the task.
+    """What only the recorder knows. Index i of `y_true` and `wrong` is sample i of the
+    task.
 
     Args:
-        y_true: int64 (N,); wrong: bool (N,), the given label is not the true one (or the image was
-            replaced by one of no class at all).
-        x_test, y_test: the clean test set; x_val, y_val: validation images with *noisy* labels.
-        probe: int64 indices of the training samples whose accuracy is followed (all, or a fixed
-            random part where evaluating all would cost too much).
+        y_true: int64 (N,); wrong: bool (N,), the given label is not the true one (or
+            the image was replaced by one of no class at all).
+        x_test, y_test: the clean test set; x_val, y_val: validation images with *noisy*
+            labels.
+        probe: int64 indices of the training samples whose accuracy is followed (all, or
+            a fixed random part where evaluating all would cost too much).
         note: where labels come from that were not drawn; part of the record.
         redrawn: how often a source class had run out of images and another was drawn.
         index: int64 (N,), the samples' numbers in the official train set.
@@ -67,11 +72,12 @@ class Truth:
 
 
 class Losses:
-    """Every sample's loss after every epoch in a byte each, for detection without retraining.
+    """Every sample's loss after every epoch in a byte each, for detection without
+    retraining.
 
-    A byte b stands for the loss exp(LOW + b (HIGH - LOW) / 255): from 0.0001 to 20, in steps of
-    4.9 %. `kept` thins the epochs out evenly, counted from the last one, until they take `MOST`
-    bytes; `epochs` says which are left.
+    A byte b stands for the loss exp(LOW + b (HIGH - LOW) / 255): from 0.0001 to 20, in
+    steps of 4.9 %. `kept` thins the epochs out evenly, counted from the last one, until
+    they take `MOST` bytes; `epochs` says which are left.
     """
 
     LOW, HIGH, MOST = math.log(1e-4), math.log(20.0), 900_000
@@ -95,7 +101,8 @@ class Losses:
 
     def kept(self, samples: int) -> np.ndarray:
         """uint8 (epochs kept, N)."""
-        return torch.stack([self._rows[e - 1] for e in self.epochs(len(self), samples)]).numpy()
+        return torch.stack([self._rows[e - 1]
+                            for e in self.epochs(len(self), samples)]).numpy()
 
     @classmethod
     def read(cls, kept: np.ndarray) -> np.ndarray:
@@ -103,7 +110,8 @@ class Losses:
         return np.exp(cls.LOW + kept.astype(np.float32) * ((cls.HIGH - cls.LOW) / 255))
 
     def state(self) -> Tensor:
-        return torch.stack(self._rows) if self._rows else torch.zeros(0, 0, dtype=torch.uint8)
+        return torch.stack(self._rows) if self._rows else torch.zeros(
+            0, 0, dtype=torch.uint8)
 
     def put_back(self, state: Tensor, epochs: int) -> None:
         if len(state) != epochs:
@@ -117,17 +125,20 @@ class Recorder:
     Args:
         checkpoints: folder for the blocks' checkpoints, or None to keep none.
         progress: called after each epoch with that epoch's row.
-        watch: called after each epoch with (epoch, recorder); the recorder's `networks` are
-            the ones evaluated. For figures made while training; must not change anything.
-        losses_at: epochs after which every sample's cross entropy against its given label is
-            kept, as signal `loss-<epoch>`. A run that goes on keeps those it began with as well.
-        features_at: epochs after which every sample's features are kept, as `features-<epoch>`
-            (`FEATURES`, N): their principal components.
-        history: keep every sample's loss after every epoch, as signal `losses` (see `Losses`).
-            The truth's `probe` must be all samples.
-        every: test and validation images are looked at after every so many epochs of a stage,
-            and after its last ten; in between the record has no number.
-        about: with what this process trains (commit, versions, hardware, ...): see `parts`.
+        watch: called after each epoch with (epoch, recorder); the recorder's `networks`
+            are the ones evaluated. For figures made while training; must not change
+            anything.
+        losses_at: epochs after which every sample's cross entropy against its given
+            label is kept, as signal `loss-<epoch>`. A run that goes on keeps those it
+            began with as well.
+        features_at: epochs after which every sample's features are kept, as
+            `features-<epoch>` (`FEATURES`, N): their principal components.
+        history: keep every sample's loss after every epoch, as signal `losses` (see
+            `Losses`). The truth's `probe` must be all samples.
+        every: test and validation images are looked at after every so many epochs of a
+            stage, and after its last ten; in between the record has no number.
+        about: with what this process trains (commit, versions, hardware, ...): see
+            `parts`.
     """
 
     def __init__(self, task: engine.Task, truth: Truth, checkpoints: Path | None = None,
@@ -152,21 +163,26 @@ class Recorder:
         self._writer: Thread | None = None
         self._unwritten: StoreError | None = None
 
-    # ------------------------------------------------------------------ what a method calls
+    # -------------------------------------------------------------- what a method calls
 
-    def epochs(self, count: int, *state: Any, predict: Network | list[Network] | None = None,
+    def epochs(self, count: int, *state: Any,
+               predict: Network | list[Network] | None = None,
                stage: str = "train") -> Iterator[int]:
-        """Yield the 1-based epochs of one stage; evaluate, record and checkpoint after each.
+        """Yield the 1-based epochs of one stage; evaluate, record and checkpoint after
+        each.
 
         Args:
-            state: networks, optimisers, tensors, and anything with `state_dict`: all that must be
-                put back when a killed run resumes. What is computed afresh from these need not be.
-            predict: the network, or networks whose logits are summed, that count as the method's
-                answer (default: the first network of `state`).
+            state: networks, optimisers, tensors, and anything with `state_dict`: all
+                that must be put back when a killed run resumes. What is computed afresh
+                from these need not be.
+            predict: the network, or networks whose logits are summed, that count as the
+                method's answer (default: the first network of `state`).
             stage: name of the stage, a column of the record.
         """
-        nets = predict if isinstance(predict, list) else [predict] if predict is not None else [
-            next(x for x in state if isinstance(x, Network))]
+        nets = predict if isinstance(
+            predict, list) else [predict] if predict is not None else [
+                next(x for x in state if isinstance(x, Network))
+            ]
         block, self._block = self._block, self._block + 1
         done = self._restore(block, state, count, stage)
         for epoch in range(done + 1, count + 1):
@@ -179,7 +195,10 @@ class Recorder:
             trained = time.perf_counter()
             self.networks = nets
             full = epoch % self.every == 0 or epoch > count - LAST
-            row = {"stage": stage, "epoch": len(self.rows) + 1, **self._measure(nets, full)}
+            row = {
+                "stage": stage, "epoch": len(self.rows) + 1,
+                **self._measure(nets, full)
+            }
             row["seconds"] = round(trained - begun, 4)
             row["seconds_evaluating"] = round(time.perf_counter() - trained, 4)
             self.rows.append(row)
@@ -188,14 +207,17 @@ class Recorder:
             if row["epoch"] in self.features_at:
                 self._handed[f"features-{row['epoch']}"] = self._features(nets[0])
             if not self._steps:
-                raise TrainingFailed(f"epoch {row['epoch']} ({stage}) had no step: there were too "
-                                     "few samples for a batch.")
+                raise TrainingFailed(
+                    f"epoch {row['epoch']} ({stage}) had no step: there were too "
+                    "few samples for a batch.")
             if not math.isfinite(row["loss"]):
-                raise TrainingFailed(f"the loss became {row['loss']} in epoch {row['epoch']} "
-                                     f"({stage}).")
+                raise TrainingFailed(
+                    f"the loss became {row['loss']} in epoch {row['epoch']} "
+                    f"({stage}).")
             if not self._finite:
-                raise TrainingFailed(f"the network's outputs are no numbers after epoch "
-                                     f"{row['epoch']} ({stage}).")
+                raise TrainingFailed(
+                    f"the network's outputs are no numbers after epoch "
+                    f"{row['epoch']} ({stage}).")
             self._save(block, epoch, count, state)
             if self.progress is not None:
                 self.progress({**row, "stage_epoch": epoch, "stage_epochs": count})
@@ -208,11 +230,13 @@ class Recorder:
         self._steps += 1
 
     def note(self, **values: Tensor | float) -> None:
-        """Record scalars of this epoch under their names; tensors are read once, at its end."""
+        """Record scalars of this epoch under their names; tensors are read once, at its
+        end."""
         self._notes.update(values)
 
     def p_clean(self, values: Tensor, suffix: str = "") -> None:
-        """Hand over p(label is right) (N,); recorded: its AUC and its means by the truth."""
+        """Hand over p(label is right) (N,); recorded: its AUC and its means by the
+        truth."""
         right = ~self.truth.wrong
         mean_right, mean_wrong = ((values * g).sum() / g.sum() for g in (right, ~right))
         self.note(**{f"auc{suffix}": mixtures.auc(values, right),
@@ -220,29 +244,32 @@ class Recorder:
         self.signal(f"p_clean{suffix}", values)
 
     def targets(self, values: Tensor, suffix: str = "") -> None:
-        """Hand over the current (soft) labels (N, C); recorded: how many have a right argmax,
-        among the samples for which some label is right (NaN without any)."""
+        """Hand over the current (soft) labels (N, C); recorded: how many have a right
+        argmax, among the samples for which some label is right (NaN without any)."""
         own = ~self._foreign
         right = (values.argmax(1) == self.truth.y_true) & own
         self.note(**{f"label_accuracy{suffix}": right.sum() / own.sum()})
 
     def signal(self, name: str, values: Tensor) -> None:
-        """Keep a per-sample array (N,) under `name`; the last one handed over is recorded.
+        """Keep a per-sample array (N,) under `name`; the last one handed over is
+        recorded.
 
-        In float32: in float16 every p above 0.9998 is 1, and the most certain have no order.
+        In float32: in float16 every p above 0.9998 is 1, and the most certain have no
+        order.
         """
         self._handed[name] = values.detach().to(torch.float32, copy=True)
 
-    # --------------------------------------------------------------------------- measuring
+    # ------------------------------------------------------------------------ measuring
 
     @property
     def _foreign(self) -> Tensor:
-        """bool (N,): images of no class, whose kept label is wrong though it is `y_true`."""
+        """bool (N,): images of no class, whose kept label is wrong though it is
+        `y_true`."""
         return self.truth.wrong & (self.task.y_given == self.truth.y_true)
 
     def signals(self) -> dict[str, np.ndarray]:
-        """The per-sample arrays handed over last, for the record (`Run.signals` says which);
-        empty when there are none."""
+        """The per-sample arrays handed over last, for the record (`Run.signals` says
+        which); empty when there are none."""
         kept = {k: v.cpu().numpy() for k, v in self._handed.items()}
         if self.history is not None and len(self.history):
             kept["losses"] = self.history.kept(len(self.task))
@@ -255,28 +282,36 @@ class Recorder:
 
     @property
     def lacking(self) -> list[str]:
-        """Losses that were asked for after their epoch had gone by: the run had begun without."""
+        """Losses that were asked for after their epoch had gone by: the run had begun
+        without."""
         return [f"loss-{k}" for k in self.losses_at
                 if k <= len(self.rows) and f"loss-{k}" not in self._handed]
 
     @property
     def parts(self) -> list[dict[str, Any]]:
-        """Which epochs were trained with what: one entry, or more where a run went on elsewhere.
+        """Which epochs were trained with what: one entry, or more where a run went on
+        elsewhere.
 
-        An entry is `about` of the process that trained `epochs`, the first and the last one; where
-        a checkpoint of before did not say, `epochs` alone.
+        An entry is `about` of the process that trained `epochs`, the first and the last
+        one; where a checkpoint of before did not say, `epochs` alone.
         """
         if len(self.rows) <= self.resumed_at:
             return list(self._earlier)
         mine = {**self.about, "epochs": [self.resumed_at + 1, len(self.rows)]}
         if self._earlier and _made_alike(self._earlier[-1], mine):
             last = self._earlier[-1]
-            return [*self._earlier[:-1], {**mine, "epochs": [last["epochs"][0], len(self.rows)]}]
+            return [
+                *self._earlier[:-1],
+                {**mine, "epochs": [last["epochs"][0],
+                                    len(self.rows)]}
+            ]
         return [*self._earlier, mine]
 
     def logits(self, images: Tensor, nets: list[Network] | None = None) -> Tensor:
         """The method's answer (N, C) on uint8 images: its networks' logits, summed."""
-        each = [engine.outputs(net, self.task, images)[0] for net in nets or self.networks]
+        each = [
+            engine.outputs(net, self.task, images)[0] for net in nets or self.networks
+        ]
         return torch.stack(each).sum(0)
 
     def _features(self, net: Network) -> Tensor:
@@ -286,7 +321,8 @@ class Recorder:
         found = found.double() - found.double().mean(0)
         axes = torch.linalg.eigh(found.T @ found).eigenvectors[:, -FEATURES:].flip(1)
         there = (found @ axes).T
-        return (there * (127 / there.abs().max().clamp_min(1e-12)) + 128).round().to(torch.uint8)
+        return (there * (127 / there.abs().max().clamp_min(1e-12)) + 128).round().to(
+            torch.uint8)
 
     def _measure(self, nets: list[Network], full: bool = True) -> dict[str, Any]:
         t = self.truth
@@ -315,7 +351,8 @@ class Recorder:
         }
         there = {k: v.float() for k, v in numbers.items() if isinstance(v, Tensor)}
         there["finite"] = said.isfinite().all().float()
-        read = dict(zip(there, torch.stack(list(there.values())).tolist(),  # the epoch's one wait
+        # the epoch's one wait
+        read = dict(zip(there, torch.stack(list(there.values())).tolist(),
                         strict=True))
         self._finite = bool(read.pop("finite"))
         return {k: float(f"{read.get(k, v):.7g}") for k, v in numbers.items()}
@@ -324,7 +361,7 @@ class Recorder:
         if self.task.device.type == "cuda":
             torch.cuda.synchronize()
 
-    # ------------------------------------------------------------------ checkpoint and resume
+    # ------------------------------------------------------------ checkpoint and resume
 
     def _file(self, block: int) -> Path | None:
         return None if self.checkpoints is None else self.checkpoints / f"block-{block}.pt"
@@ -355,7 +392,8 @@ class Recorder:
             self._unwritten = error
 
     def finish(self) -> None:
-        """Wait for the checkpoint that is being written, if any; raise if it could not be."""
+        """Wait for the checkpoint that is being written, if any; raise if it could not
+        be."""
         if self._writer is not None:
             self._writer.join()
             self._writer = None
@@ -363,7 +401,8 @@ class Recorder:
             error, self._unwritten = self._unwritten, None
             raise error
 
-    def _restore(self, block: int, state: tuple[Any, ...], count: int, stage: str) -> int:
+    def _restore(self, block: int, state: tuple[Any, ...], count: int,
+                 stage: str) -> int:
         file = self._file(block)
         if file is None or not file.exists():
             return 0
@@ -380,9 +419,11 @@ class Recorder:
             handed = {k: v.to(self.task.device) for k, v in saved["signals"].items()}
             if self.history is not None:
                 self.history.put_back(saved["losses"], len(saved["rows"]))
-        except Exception as error:  # whatever a file that somebody made by hand may hold
-            raise _not_to_be_used(file, "its networks, optimisers or random draws are not those "
-                                  "of this run") from error
+        # whatever a file that somebody made by hand may hold
+        except Exception as error:
+            raise _not_to_be_used(
+                file, "its networks, optimisers or random draws are not those "
+                "of this run") from error
         self.rows, self._handed = list(saved["rows"]), handed
         self.resumed_at = len(self.rows)
         self._earlier = [dict(p) for p in saved.get("parts", ())]
@@ -392,23 +433,28 @@ class Recorder:
         return int(saved["epoch"])
 
     def _agrees(self, saved: Mapping[str, Any], count: int, stage: str) -> None:
-        """Raise ValueError unless the checkpoint goes on where this run's earlier stages end."""
+        """Raise ValueError unless the checkpoint goes on where this run's earlier
+        stages end."""
         rows, epoch = saved["rows"], saved["epoch"]
         before, here = rows[:len(rows) - epoch], rows[len(rows) - epoch:]
         if saved["count"] != count or here[0]["stage"] != stage:
-            raise ValueError(f"it is of {saved['count']} epochs of {here[0]['stage']!r}, not of "
-                             f"{count} of {stage!r}")
+            raise ValueError(
+                f"it is of {saved['count']} epochs of {here[0]['stage']!r}, not of "
+                f"{count} of {stage!r}")
         if [r["stage"] for r in before] != [r["stage"] for r in self.rows]:
-            raise ValueError(f"{len(before)} epochs of earlier stages stand in it, there are "
-                             f"{len(self.rows)}")
+            raise ValueError(
+                f"{len(before)} epochs of earlier stages stand in it, there are "
+                f"{len(self.rows)}")
         if any(not isinstance(v, Tensor) or v.shape[-1:] != (len(self.task),)
                for v in saved["signals"].values()):
             raise ValueError("its signals are of another number of samples")
         if self.history is not None:
             held, due = saved.get("losses"), (len(rows), len(self.task))
-            if not isinstance(held, Tensor) or (held.dtype, held.shape) != (torch.uint8, due):
-                raise ValueError("it lacks what this run keeps: the losses of each of its "
-                                 f"{due[1]:,} samples after each of {due[0]} epochs")
+            if not isinstance(held, Tensor) or (held.dtype, held.shape) != (torch.uint8,
+                                                                            due):
+                raise ValueError(
+                    "it lacks what this run keeps: the losses of each of its "
+                    f"{due[1]:,} samples after each of {due[0]} epochs")
 
 
 def _made_alike(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
@@ -419,16 +465,19 @@ def _made_alike(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:
-    """A block's checkpoint, its form checked. A StoreError says what is wrong, in our own words:
-    torch's advice for a file that it cannot read is to run code out of it."""
+    """A block's checkpoint, its form checked. A StoreError says what is wrong, in our
+    own words: torch's advice for a file that it cannot read is to run code out of
+    it."""
     try:
         held = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise StoreError(f"the checkpoint {file} cannot be read ({error.strerror or error}); make "
-                         f"it readable and start the run again. Nothing says that it is damaged."
-                         ) from error
+        raise StoreError(
+            f"the checkpoint {file} cannot be read ({error.strerror or error}); make "
+            f"it readable and start the run again. Nothing says that it is damaged."
+        ) from error
     except Exception as error:  # a damaged file can raise anything
-        raise _not_to_be_used(file, "it is cut, or no checkpoint of this program") from error
+        raise _not_to_be_used(file,
+                              "it is cut, or no checkpoint of this program") from error
     try:
         return schema.check_checkpoint(held)
     except ValueError as error:
@@ -438,15 +487,16 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
 
 
 def _not_to_be_used(file: Path, why: str) -> StoreError:
-    return StoreError(f"the checkpoint {file} cannot be read ({why}); delete its folder to start "
-                      f"this run anew.")
+    return StoreError(
+        f"the checkpoint {file} cannot be read ({why}); delete its folder to start "
+        f"this run anew.")
 
 
 def epochs_in(folder: Path, of_all: int | None = None) -> int:
     """Finished epochs in a folder of checkpoints, 0 without any.
 
-    Every block is checked, and that each goes on where the one before ends, within `of_all`
-    epochs; a StoreError says where it does not.
+    Every block is checked, and that each goes on where the one before ends, within
+    `of_all` epochs; a StoreError says where it does not.
     """
     files = sorted(folder.glob("block-*.pt"), key=lambda f: int(f.stem.split("-")[1]))
     rows: list[Any] = []
@@ -456,10 +506,12 @@ def epochs_in(folder: Path, of_all: int | None = None) -> int:
         if file.name != f"block-{number}.pt" or [r["stage"] for r in before] != rows:
             raise _not_to_be_used(file, "it does not go on where the block before ends")
         if number < len(files) - 1 and held["epoch"] != held["count"]:
-            raise _not_to_be_used(file, "a later block is there, and this one has not ended")
+            raise _not_to_be_used(file,
+                                  "a later block is there, and this one has not ended")
         rows = [r["stage"] for r in held["rows"]]
         if of_all is not None and len(rows) > of_all:
-            raise _not_to_be_used(file, f"it has {len(rows)} epochs, the run has {of_all}")
+            raise _not_to_be_used(file,
+                                  f"it has {len(rows)} epochs, the run has {of_all}")
     return len(rows)
 
 
@@ -468,7 +520,8 @@ def _state_of(x: Any) -> Any:
 
 
 def _put_back(mine: Any, theirs: Any) -> None:
-    """Load a saved state in place. A learning rate that lives on the device stays that tensor."""
+    """Load a saved state in place. A learning rate that lives on the device stays that
+    tensor."""
     if isinstance(mine, Tensor):
         mine.copy_(theirs)
         return
@@ -497,13 +550,16 @@ def _write(content: dict[str, Any], file: Path) -> None:
     temporary = file.with_suffix(".tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)  # a link that lies there is not written through
+        # a link that lies there is not written through
+        temporary.unlink(missing_ok=True)
         with open(temporary, "xb") as f:
             torch.save(content, f)
         os.replace(temporary, file)
     except (OSError, RuntimeError) as error:
         with suppress(OSError):
             temporary.unlink()
-        why = (error.strerror if isinstance(error, OSError) else None) or "it was cut off"
-        raise StoreError(f"could not write the checkpoint {file} ({why}); free the disk or make "
-                         f"the folder writable and start the run again.") from error
+        why = (error.strerror
+               if isinstance(error, OSError) else None) or "it was cut off"
+        raise StoreError(
+            f"could not write the checkpoint {file} ({why}); free the disk or make "
+            f"the folder writable and start the run again.") from error

@@ -1,9 +1,10 @@
-"""What a record may hold: one schema for run.json, epochs.csv, signals.npz and checkpoints.
+"""What a record may hold: one schema for run.json, epochs.csv, signals.npz and
+checkpoints.
 
-The store, a bundle and a run that goes on all read through here, so that nothing is believed in
-one place that is refused in another. Every function raises ValueError with words that fit behind
-the name of the file. A fact may be missing (older records have fewer); one that is there must be
-of its type and in its range.
+The store, a bundle and a run that goes on all read through here, so that nothing is
+believed in one place that is refused in another. Every function raises ValueError with
+words that fit behind the name of the file. A fact may be missing (older records have
+fewer); one that is there must be of its type and in its range.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ STATUS = ("finished", "failed")
 MOST_TEXT = 2_000  # characters of any text of a record
 MOST_EPOCHS = 1_000_000
 SHARES = re.compile(r"(test|val|clean_fit|wrong_fit|wrong_corrected|clean_share"
-                    r"|(label_accuracy|auc|p_right|p_wrong)(_\w+)?)")  # columns in [0, 1]
+                    # columns in [0, 1]
+                    r"|(label_accuracy|auc|p_right|p_wrong)(_\w+)?)")
 COLUMN = re.compile(r"[A-Za-z][\w.-]{0,60}", re.ASCII)
 FEATURES = re.compile(r"features-[1-9][0-9]{0,6}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,60}", re.ASCII)  # a part of a path
@@ -43,8 +45,9 @@ def _number(v: Any) -> bool:
 
 
 def _whole(low: int, high: int = 10**12) -> Kind:
-    return Kind(f"a whole number from {low} on",
-                lambda v: isinstance(v, int) and not isinstance(v, bool) and low <= v <= high)
+    return Kind(
+        f"a whole number from {low} on",
+        lambda v: isinstance(v, int) and not isinstance(v, bool) and low <= v <= high)
 
 
 def _text(v: Any) -> bool:
@@ -64,7 +67,8 @@ NAMES = Kind("a list of names", lambda v: isinstance(v, list) and all(map(_text,
 
 
 def _one_of(allowed: Sequence[str]) -> Kind:
-    return Kind("one of " + ", ".join(allowed), lambda v: isinstance(v, str) and v in allowed)
+    return Kind("one of " + ", ".join(allowed),
+                lambda v: isinstance(v, str) and v in allowed)
 
 
 def _scalar(v: Any) -> bool:
@@ -79,25 +83,32 @@ EPOCHS = Kind("epochs that ascend", lambda v: isinstance(v, list) and all(
     map(_whole(1).fits, v)) and v == sorted(set(v)))
 
 SETTING = {
-    "method": WORD, "dataset": _one_of(DATASETS), "noise": WORD, "rate": SHARE, "budget": WORD,
-    "options": OPTIONS, "split_seed": _whole(0), "noise_seed": _whole(0), "init_seed": _whole(0),
+    "method": WORD, "dataset": _one_of(DATASETS), "noise": WORD, "rate": SHARE,
+    "budget": WORD, "options": OPTIONS, "split_seed": _whole(0),
+    "noise_seed": _whole(0), "init_seed": _whole(0),
     "max_samples": Kind("a whole number from 1 on or null",
                         lambda v: v is None or _whole(1).fits(v)),
     "trusted_per_class": _whole(0), "val_fraction": SHARE,
 }  # fmt: skip
-MADE_BY = {"commit": TEXT, "date": TEXT, "versions": TEXTS, "hardware": TEXT,
-           "threads": _whole(1), "instructions": TEXT, "execution": SWITCHES, "precision": TEXT}
+MADE_BY = {
+    "commit": TEXT, "date": TEXT, "versions": TEXTS, "hardware": TEXT,
+    "threads": _whole(1), "instructions": TEXT, "execution": SWITCHES, "precision": TEXT
+}
 """With what a run, or a part of one, was made."""
 FACTS = {
-    **MADE_BY, "format": _whole(1), "status": _one_of(STATUS), "why": TEXT, "samples": _whole(0),
-    "validation": _whole(0), "trusted": _whole(0), "realised_rate": SHARE, "noise_note": TEXT,
-    "noise_redrawn": _whole(0), "epochs": _whole(0, MOST_EPOCHS), "last": SHARE,
-    "mean_last_10": SHARE, "best": SHARE, "seconds_per_epoch": SECONDS, "seconds": SECONDS,
+    **MADE_BY, "format": _whole(1), "status": _one_of(STATUS), "why": TEXT,
+    "samples": _whole(0), "validation": _whole(0), "trusted": _whole(0),
+    "realised_rate": SHARE, "noise_note": TEXT, "noise_redrawn": _whole(0),
+    "epochs": _whole(0, MOST_EPOCHS), "last": SHARE, "mean_last_10": SHARE,
+    "best": SHARE, "seconds_per_epoch": SECONDS, "seconds": SECONDS,
     "signals_lack": NAMES, "losses_of": EPOCHS,
 }  # fmt: skip
-PART = {**MADE_BY, "epochs": Kind(
-    "the first and the last epoch", lambda v: isinstance(v, (list, tuple)) and len(v) == 2
-    and all(map(_whole(1).fits, v)) and v[0] <= v[1])}
+PART = {
+    **MADE_BY, "epochs": Kind(
+        "the first and the last epoch",
+        lambda v: isinstance(v, (list, tuple)) and len(v) == 2 and all(
+            map(_whole(1).fits, v)) and v[0] <= v[1])
+}
 
 
 def shown(value: Any) -> str:
@@ -109,10 +120,11 @@ def shown(value: Any) -> str:
 def _check(found: Mapping[str, Any], kinds: Mapping[str, Kind], of: str = "") -> None:
     for name, kind in kinds.items():
         if name in found and not kind.fits(found[name]):
-            raise ValueError(f"{of}{name} must be {kind.words}, not {shown(found[name])}")
+            raise ValueError(
+                f"{of}{name} must be {kind.words}, not {shown(found[name])}")
 
 
-# -------------------------------------------------------------------------------------- run.json
+# ----------------------------------------------------------------------------- run.json
 
 
 def read_json(text: str) -> Any:
@@ -148,7 +160,7 @@ def check_setting(found: Any) -> Mapping[str, Any]:
     return found
 
 
-# ------------------------------------------------------------------------------------ epochs.csv
+# --------------------------------------------------------------------------- epochs.csv
 
 
 def read_epochs(text: str) -> dict[str, np.ndarray]:
@@ -156,7 +168,8 @@ def read_epochs(text: str) -> dict[str, np.ndarray]:
     if text and not text.endswith("\n"):
         raise ValueError("it is cut: its last line does not end")
     try:
-        header, *lines = [*csv.reader(io.StringIO(text, newline=""), strict=True)] or [[]]
+        header, *lines = [*csv.reader(io.StringIO(text, newline=""), strict=True)
+                          ] or [[]]
     except csv.Error as error:
         raise ValueError(f"it is no table: {error}") from None
     if bad := [c for c in header if not COLUMN.fullmatch(c)]:
@@ -165,8 +178,12 @@ def read_epochs(text: str) -> dict[str, np.ndarray]:
         raise ValueError("a column stands twice")
     if any(len(line) != len(header) for line in lines):
         raise ValueError("its lines are not of one length")
-    columns = {c: [line[k] for line in lines] for k, c in enumerate(header)} if lines else {}
-    return {c: np.array(v if c == "stage" else [_cell(x) for x in v]) for c, v in columns.items()}
+    columns = {c: [line[k] for line in lines]
+               for k, c in enumerate(header)} if lines else {}
+    return {
+        c: np.array(v if c == "stage" else [_cell(x) for x in v])
+        for c, v in columns.items()
+    }
 
 
 def _cell(text: str) -> float:
@@ -176,7 +193,8 @@ def _cell(text: str) -> float:
 
 
 def check_epochs(epochs: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
-    """Every column in its range, and as many epochs, with such an end, as run.json says."""
+    """Every column in its range, and as many epochs, with such an end, as run.json
+    says."""
     finished = facts.get("status") == "finished"
     test = epochs.get("test", np.array([]))
     rows = len(next(iter(epochs.values()), ()))
@@ -185,17 +203,20 @@ def check_epochs(epochs: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> 
         raise ValueError(f"test accuracies of {len(test)} epochs, run.json says "
                          f"{facts.get('epochs')}")
     if finished and np.isnan(test if "losses_of" not in facts else test[-1:]).any():
-        raise ValueError("test must be a number in every epoch of a finished run" if
-                         "losses_of" not in facts else "the last test accuracy is no number")
+        raise ValueError("test must be a number in every epoch of a finished run"
+                         if "losses_of" not in
+                         facts else "the last test accuracy is no number")
     last = facts.get("last")
     if finished and last is not None and not math.isclose(test[-1], last, abs_tol=1e-6):
-        raise ValueError(f"the last test accuracy is {test[-1]:g}, run.json says {last:g}")
+        raise ValueError(
+            f"the last test accuracy is {test[-1]:g}, run.json says {last:g}")
     if facts.get("losses_of") and facts["losses_of"][-1] > rows:
         raise ValueError(f"losses_of names epoch {facts['losses_of'][-1]} of {rows}")
     for name, column in epochs.items():
         if name == "stage":
             if bad := [x for x in column if not _text(str(x))]:
-                raise ValueError(f"stage must be {TEXT.words}, not {shown(str(bad[0]))}")
+                raise ValueError(
+                    f"stage must be {TEXT.words}, not {shown(str(bad[0]))}")
             continue
         there = column[~np.isnan(column)]
         if SHARES.fullmatch(name):
@@ -204,26 +225,29 @@ def check_epochs(epochs: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> 
                 raise ValueError(f"{name} must lie in [0, 1], not be {bad[0]:g}")
         elif name.startswith("seconds") and (there < 0).any():
             raise ValueError(f"{name} must be 0 or more, not {there.min():g}")
-        elif name == "epoch" and not np.array_equal(column, np.arange(1, len(column) + 1)):
+        elif name == "epoch" and not np.array_equal(column, np.arange(
+                1,
+                len(column) + 1)):
             raise ValueError("its epochs are not numbered 1, 2, 3, ...")
 
 
-# ----------------------------------------------------------------------------------- signals.npz
+# -------------------------------------------------------------------------- signals.npz
 
 
 def read_signals(content: bytes, facts: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The per-sample arrays of a run: one entry a training sample, along the last axis.
 
-    `index` is the image's number in the official train set, `given` the label it was given, and
-    `wrong` says whether that label is wrong. Records of before they were kept have none of the
-    first two, and everything in float16.
+    `index` is the image's number in the official train set, `given` the label it was
+    given, and `wrong` says whether that label is wrong. Records of before they were
+    kept have none of the first two, and everything in float16.
     """
     samples, rows = facts.get("samples"), facts.get("epochs", 0) + 1
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as z:
             held = z.infolist()
     except Exception as error:  # a damaged archive can raise anything
-        raise ValueError(f"it is no archive of arrays: {type(error).__name__}") from None
+        raise ValueError(
+            f"it is no archive of arrays: {type(error).__name__}") from None
     for info in held:
         if samples is not None and info.file_size > 16 * samples * rows + 4_096:
             raise ValueError(f"{shown(info.filename)} is larger than {samples} samples")
@@ -231,15 +255,17 @@ def read_signals(content: bytes, facts: Mapping[str, Any]) -> dict[str, np.ndarr
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             out = {name: arrays[name] for name in arrays.files}
     except Exception as error:  # numpy's own text advises to read without protection
-        raise ValueError(f"it is no archive of plain arrays: {type(error).__name__}") from None
+        raise ValueError(
+            f"it is no archive of plain arrays: {type(error).__name__}") from None
     if raw := [name for name, a in out.items() if not isinstance(a, np.ndarray)]:
         raise ValueError(f"{shown(raw[0])} is no array")
     if len(out) < len(held):
         raise ValueError("an array stands twice")
     lengths = {a.shape[-1] if a.ndim in (1, 2) else -1 for a in out.values()}
     if len(lengths | ({samples} - {None})) > 1 or -1 in lengths:
-        raise ValueError(f"its arrays have {sorted(lengths)} entries, the run has "
-                         f"{'as many each' if samples is None else samples} training samples")
+        raise ValueError(
+            f"its arrays have {sorted(lengths)} entries, the run has "
+            f"{'as many each' if samples is None else samples} training samples")
     for name, a in out.items():
         _check_signal(name, a)
     if "losses" in out:
@@ -248,15 +274,17 @@ def read_signals(content: bytes, facts: Mapping[str, Any]) -> dict[str, np.ndarr
 
 
 def check_losses(a: np.ndarray, facts: Mapping[str, Any]) -> None:
-    """The losses of all samples, (epochs, N) in a byte each, against the epochs that run.json
-    names (`losses_of`)."""
+    """The losses of all samples, (epochs, N) in a byte each, against the epochs that
+    run.json names (`losses_of`)."""
     of = facts.get("losses_of")
     if of is None:
-        raise ValueError("losses are there, and run.json has no losses_of that says of which "
-                         "epochs")
+        raise ValueError(
+            "losses are there, and run.json has no losses_of that says of which "
+            "epochs")
     if a.ndim != 2 or a.dtype != np.uint8 or len(a) != len(of):
-        raise ValueError(f"losses must hold a byte for each sample after each of the {len(of)} "
-                         f"epochs of losses_of, not {a.dtype} of shape {a.shape}")
+        raise ValueError(
+            f"losses must hold a byte for each sample after each of the {len(of)} "
+            f"epochs of losses_of, not {a.dtype} of shape {a.shape}")
 
 
 def _check_signal(name: str, a: np.ndarray) -> None:
@@ -271,8 +299,9 @@ def _check_signal(name: str, a: np.ndarray) -> None:
             raise ValueError("index names an image twice")
     elif name.startswith("features-"):
         if not FEATURES.fullmatch(name) or a.ndim != 2:
-            raise ValueError(f"{shown(name)} must be named by its epoch, as features-3, and hold "
-                             "a row for each component")
+            raise ValueError(
+                f"{shown(name)} must be named by its epoch, as features-3, and hold "
+                "a row for each component")
     elif name == "wrong":
         if not np.isin(a, (0, 1)).all():
             raise ValueError("wrong must hold 0 and 1")
@@ -283,7 +312,7 @@ def _check_signal(name: str, a: np.ndarray) -> None:
             raise ValueError(f"{name} must lie in [0, 1]")
 
 
-# ----------------------------------------------------------------------------------- checkpoints
+# -------------------------------------------------------------------------- checkpoints
 
 NEEDED = ("epoch", "count", "rows", "state", "signals", "generators")  # of a checkpoint
 
@@ -308,7 +337,8 @@ def check_checkpoint(held: Any) -> dict[str, Any]:
     for number, row in enumerate(rows, 1):
         _check_row(row, number)
     if len(rows) < epoch or len({row["stage"] for row in rows[len(rows) - epoch:]}) > 1:
-        raise ValueError(f"it has {len(rows)} rows, of which {epoch} should be of one stage")
+        raise ValueError(
+            f"it has {len(rows)} rows, of which {epoch} should be of one stage")
     parts = held.get("parts", [])
     if not isinstance(parts, list) or not all(isinstance(p, Mapping) for p in parts):
         raise ValueError("its parts must be a list of facts")
@@ -328,9 +358,12 @@ def _check_row(row: Any, number: int) -> None:
         if name == "stage":
             continue
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ValueError(f"row {number}: {name} must be a number, not {shown(value)}")
-        if SHARES.fullmatch(name) and not (value != value or -ROUNDED <= value <= 1 + ROUNDED):
-            raise ValueError(f"row {number}: {name} must lie in [0, 1], not be {value:g}")
+            raise ValueError(
+                f"row {number}: {name} must be a number, not {shown(value)}")
+        if SHARES.fullmatch(name) and not (value != value
+                                           or -ROUNDED <= value <= 1 + ROUNDED):
+            raise ValueError(
+                f"row {number}: {name} must lie in [0, 1], not be {value:g}")
         if name.startswith("seconds") and not 0 <= value < math.inf:
             raise ValueError(f"row {number}: {name} must be 0 or more, not {value:g}")
     for name in ("test", "val", "loss", "seconds", "seconds_evaluating"):
