@@ -28,7 +28,7 @@ $(STAMP):
 	  $(PYTHON) -m venv --clear .venv || { \
 	    echo "no venv module (Debian, Ubuntu: apt install python3-venv)"; rm -rf .venv; exit 1; }; }
 	@echo "installing into .venv (some minutes the first time)"
-	@$(PY) -m pip install -q -e ".[book,test,dev]"
+	@$(PY) -m pip install -q -e ".[book,cluster,test,dev]"
 	@$(PY) -m pip install -q -e ".[knn]" || echo "warning: hnswlib did not install (it needs a C++" \
 	  "compiler); neighbours use the exact search instead"
 	@rm -f .venv/.installed-* && touch $@
