@@ -7,8 +7,9 @@ run lies NAME.json with checksums of all that went into it; a page is run again 
 them changed. A run reaches book/executed only as a whole, after papermill ended without an error.
 
 A page's `assert` that fails stops the build. A sentence that rests on live training
-(noisylabels.evidence.statements) and came out differently on this machine does not: the page says so at
-its top and the build lists it at its end. With --strict, and where $CI is set, it is an error.
+(noisylabels.evidence.statements) and came out differently on this machine does not: the page says
+so at its top and the build lists it at its end. With --strict, and where $CI is set, it is an
+error.
 """
 
 from __future__ import annotations
@@ -154,8 +155,8 @@ def strip_stderr(notebook: dict[str, Any]) -> None:
 
 
 def take_statements(notebook: dict[str, Any]) -> list[dict[str, Any]]:
-    """Move the statements of `noisylabels.evidence.statements.expect` out of the cells' outputs into the
-    notebook's metadata; those that came out differently are named at the top of the page."""
+    """Move the statements of `statements.expect` out of the cells' outputs into the notebook's
+    metadata; those that came out differently are named at the top of the page."""
     found = []
     for cell in notebook["cells"]:
         if "outputs" in cell:

@@ -228,9 +228,8 @@ def test_numbers_in_words():
     assert [wording.duration(s) for s in (0.44, 45, 204, 7560, 345_600, math.nan)] == [
         "0.4 s", "45 s", "3.4 min", "2.1 h", "4.0 days", "–"]
     assert wording.percent(0.712) == "71.20 %" and wording.percent(math.nan) == "–"
-    assert (
-        wording.spread(0.712, 0.0031) == "71.20 ± 0.31" and wording.spread(0.7, math.nan) == "70.00"
-    )
+    assert wording.spread(0.712, 0.0031) == "71.20 ± 0.31"
+    assert wording.spread(0.7, math.nan) == "70.00"
     assert wording.spread(math.nan, math.nan) == "–"
     assert wording.count(1, "run") == "1 run" and wording.count(2000, "run") == "2,000 runs"
     assert wording.size(12.34e9) == "12.3 GB" and wording.size(4e6) == "4.0 MB"

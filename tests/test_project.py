@@ -261,7 +261,10 @@ def stated(book):
     """A page of two sentences, one of which comes out differently."""
     lib = book / "lib" / "noisylabels"
     (lib / "__init__.py").touch()
-    (lib / "statements.py").write_text((ROOT / "lib/noisylabels/evidence/statements.py").read_text())
+    (lib / "evidence").mkdir()
+    source = ROOT / "lib" / "noisylabels" / "evidence"
+    for name in ("__init__.py", "statements.py"):
+        (lib / "evidence" / name).write_text((source / name).read_text())
     page = notebook(STATED)
     page["cells"].insert(0, {"cell_type": "markdown", "source": "# A page", "metadata": {},
                              "id": "title"})

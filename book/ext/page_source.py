@@ -1,8 +1,8 @@
 """Buttons and links that lead to the sources.
 
 A page of book/executed is a run of notebooks/NAME.ipynb. Its buttons (Colab, Binder, download,
-issue) must open that clean notebook, not the run. `` {source}`lib/noisylabels/noise/models.py` `` links
-to a file or folder of the project, and the directive `clone` shows how to fetch the project.
+issue) must open that clean notebook, not the run. `` {source}`lib/noisylabels/noise/models.py` ``
+links to a file or folder of the project, and the directive `clone` shows how to fetch the project.
 
 Where `repository.url` of _config.yml is set, they lead to that address. Where it is empty, the
 sources lead to copies inside the book, which can be read offline, and the buttons and the clone

@@ -168,7 +168,8 @@ def _torchvision_state() -> str:
         return (
             f", but its import fails ({type(error).__name__}), so CIFAR cannot be downloaded; "
             "install the one that goes with this torch")
-    return ", built for another torch: used for downloads only" if torchvision_guard._declared else ""
+    return (", built for another torch: used for downloads only"
+            if torchvision_guard._declared else "")
 
 
 def machine(report: Report, execution: object) -> None:

@@ -406,8 +406,8 @@ def result(run: runs.Run) -> str:
         f"  by noisy validation {by_val}",
         f"  best on test        {wording.percent(run.best()):>8}   epoch "
         f"{best + 1 + before}; an oracle, nobody can choose it honestly",
-        f"noise  {wording.percent(run.info.get('realised_rate', math.nan))} of the training labels "
-        "are wrong",
+        f"noise  {wording.percent(run.info.get('realised_rate', math.nan))} of the "
+        "training labels are wrong",
         f"time   {wording.duration(seconds)}, {wording.duration(each)} an epoch, on "
         f"{run.info.get('hardware', 'unknown hardware')}",
         f"record {wording.shown(run.folder) if run.folder else 'none'}",
