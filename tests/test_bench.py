@@ -435,10 +435,10 @@ def test_the_file_is_named_after_the_hardware(home):
 
 
 def test_defaults_of_a_cpu_run():
-    b = bench.prepare(arguments("--device", "cpu"))
+    b = bench_command.prepare(arguments("--device", "cpu"))
     assert (b.network, b.batch_size, b.rounds, b.only) == ("small", 128, 5, ())
     assert b.until == math.inf and b.precision in ("bfloat16", "float32")
-    assert not bench.prepare(arguments("--device", "cpu", "--minutes", "2")).late
+    assert not bench_command.prepare(arguments("--device", "cpu", "--minutes", "2")).late
 
 
 @pytest.mark.parametrize("words, message", [
@@ -451,7 +451,7 @@ def test_defaults_of_a_cpu_run():
     (("--device", "tpu"), "unknown device 'tpu'")])
 def test_a_bad_argument_is_one_sentence(words, message):
     with pytest.raises(ValueError, match=message):
-        bench.prepare(arguments("--device", "cpu", *words))
+        bench_command.prepare(arguments("--device", "cpu", *words))
 
 
 def test_only_the_wanted_rows_are_measured(home):

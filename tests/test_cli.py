@@ -142,11 +142,11 @@ def test_siblings_are_offered_only_when_they_exist(monkeypatch, call):
     assert "bench" not in cli.available()
     monkeypatch.undo()
     seen = []
-    module = types.ModuleType("noisylabels.bench")
+    module = types.ModuleType("noisylabels.commands.bench")
     module.add_arguments = lambda p: p.add_argument("--n", type=int)
     module.main = lambda args: seen.append(args.n) or 7
     monkeypatch.setattr(cli, "available", lambda: {"bench": cli.COMMANDS["bench"]})
-    monkeypatch.setitem(sys.modules, "noisylabels.bench", module)
+    monkeypatch.setitem(sys.modules, "noisylabels.commands.bench", module)
     assert cli.main(["bench", "--n", "3"]) == 7 and seen == [3]
 
 

@@ -227,7 +227,7 @@ def test_the_averaged_row_answers_with_the_average(home):
 def everything(monkeypatch):
     """The project's own plan, as where all data are."""
     monkeypatch.setenv("NOISYLABELS_HOME", str(REPO))
-    monkeypatch.setattr(planning.common, "absent", lambda *_: "")
+    monkeypatch.setattr(planning.datasets, "absent", lambda *_: "")
 
 
 def test_the_plan_holds_every_method_and_three_seeds(everything):
@@ -248,7 +248,7 @@ def test_the_plan_holds_every_method_and_three_seeds(everything):
 def test_the_plan_goes_by_steps_and_one_seed_first(everything, monkeypatch):
     monkeypatch.setattr(planning.Estimates, "of", lambda self, s: planning.Cost(60, 1, "guess"))
     monkeypatch.setattr(runs, "scan", lambda: ([], []))
-    monkeypatch.setattr(planning, "epochs_begun", lambda s: 0)
+    monkeypatch.setattr(planning.lab, "epochs_begun", lambda s: 0)
     chosen = planning.select_plan("desk", 3)
     plan = planning.make(chosen, engine.Execution("cpu"), 2)
     order = [(t.group.due(t.setting), t.setting.split_seed) for t in plan.todo]

@@ -103,7 +103,8 @@ def test_a_way_that_sets_a_parameter_runs_only_pages_that_have_it():
 
 PAGE = """
 import os, torch
-from noisylabels import networks, paths
+from noisylabels import paths
+from noisylabels.training import networks
 first = next(networks.build("tiny", 10, 1, seed=0).parameters())
 (paths.home() / "data" / "runs").joinpath("trace").write_text("x")
 print(os.environ["ONEDNN_MAX_CPU_ISA"] if "ONEDNN_MAX_CPU_ISA" in os.environ else "-")

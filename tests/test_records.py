@@ -648,7 +648,7 @@ def test_B8_rows_epochs_and_stages_agree(home, changes):
         recorder.read_checkpoint(file)
     with pytest.raises(StoreError, match="block-0.pt cannot be read"):
         lab.run(s)
-    assert train.epochs_begun(s) == 0 and runs.find(finished=False) == []
+    assert lab.epochs_begun(s) == 0 and runs.find(finished=False) == []
     assert bundle.pack(home / "x.tar", [s]).checkpoints == 0
 
 
@@ -884,7 +884,7 @@ def test_B18_no_advice_to_load_unsafely(home, content):
     assert "weights_only" not in left and "cannot be read" in left
 
 
-@pytest.mark.parametrize("name", sorted(train.FLAGS - {"max_samples"}))
+@pytest.mark.parametrize("name", sorted(runs.FLAGS - {"max_samples"}))
 def test_B18_reproduce_points_to_no_argument_that_it_lacks(call, name):
     code, out, err = call("reproduce", "--budget", "smoke", "--set", f"{name}=1", "--dry-run")
     assert (code, out) == (2, "") and "is no option of a method" in err

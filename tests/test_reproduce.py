@@ -19,7 +19,8 @@ import torch
 import noisylabels
 from conftest import REPO, checkpoint
 from noisylabels import __main__ as cli
-from noisylabels import lab, paths, reproduce
+from noisylabels import lab, paths
+from noisylabels.commands import reproduce
 from noisylabels.evidence import published
 from noisylabels.lab import cost, running
 from noisylabels.reproduce import grid, planning, report
@@ -499,7 +500,7 @@ def test_a_child_dies_with_its_parent_however_that_dies(home):
     assert not os.path.exists(f"/proc/{child}")
     parent.stdout.close()
     with runs.lock(s, waiting=lambda: pytest.fail("the lock is still held")):
-        assert planning.epochs_begun(s) >= 1
+        assert lab.epochs_begun(s) >= 1
 
 
 def test_a_child_imports_this_very_package_wherever_it_runs(home, monkeypatch, tmp_path):
@@ -778,7 +779,7 @@ def test_ctrl_c_loses_at_most_one_epoch(call, home, timed):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130 and err == "", err
-    begun = planning.epochs_begun(s)
+    begun = lab.epochs_begun(s)
     assert 1 <= begun < 60 and runs.find() == []
     assert f"seed 0: stopped, after epoch {begun}, resumes next time" in out
     assert "packed 0 runs and 1 checkpoint" in out
