@@ -595,12 +595,10 @@ def test_reasons_are_grouped_and_the_longest_folded_behind_why(call, home, cifar
     (["--jobs", "x"], "is needed, not 'x'"),
     (["--minutes", "abc"], "a number of minutes from 0 on is needed, not 'abc'"),
     (["--minutes", "nan"], "a number of minutes from 0 on is needed, not 'nan'"),
-    (["--pack", "x.tar", "--part-mb", "x"], "a positive number is needed, not 'x'"),
     (["--seeds", "0"], "a whole number from 1 to 100 is needed, not '0'"),
     (["--set", "sharpness=1"], "unknown option 'sharpness'"),
     (["--device", "tpu"], "allowed: auto"),
-    (["--part-mb", "16"], "--part-mb is about a bundle; add --pack FILE"),
-    (["--pack", "x.tar", "--part-mb", "0"], "a positive number is needed"),
+    (["--no-checkpoints"], "--no-checkpoints is about a bundle; add --pack FILE"),
     (["--pack"], "--pack needs a file"), (["--pack", "data"], "data is a folder"),
     (["--pack", "--unpack", "x.tar"], "exclude each other"),
     (["--pack", "data/published/cells.csv"], "is there and is no bundle"),
@@ -658,13 +656,12 @@ def test_the_table_holds_our_runs_against_the_printed_numbers(call, home, cifar,
 
 @pytest.mark.parametrize("words, code, said", [
     (["--out", "taken"], 2, "taken/reproduce-smoke.csv is a folder"),
-    (["--pack", "x.tar", "--part-mb", "1"], 2, "x-1of2.tar is there and is no bundle"),
     (["--pack", "y.tar"], 2, "y.tar is a folder"),
 ])  # fmt: skip
 def test_what_cannot_be_written_is_said_before_any_training(
         call, home, timed, monkeypatch, words, code, said):  # fmt: skip
     (home / "file").write_text("in the way")
-    for folder in ("taken/reproduce-smoke.csv", "x-1of2.tar", "y.tar"):
+    for folder in ("taken/reproduce-smoke.csv", "y.tar"):
         (home / folder).mkdir(parents=True)
     monkeypatch.setattr(grid, "train_all", None)
     got, out, err = call(*smoke("--minutes", 1, *words))
@@ -722,7 +719,7 @@ def smoke(*words) -> list:
 def test_runs_are_trained_reported_packed_and_taken_in_elsewhere(call, home, timed, monkeypatch):
     """One child for all: two methods, of which one breaks down; then a second machine."""
     words = smoke("--method", "gce", "--paper", "mixnn", "drpl", "--seeds", 1, "--signals",
-                  "--out", home / "out", "--pack", "--part-mb", 1)  # fmt: skip
+                  "--out", home / "out", "--pack")  # fmt: skip
     begin(lab.setting("gce", "digits", "none", 0.0, "smoke", epochs=2, max_samples=200), 1)
     (paths.cache_dir() / "checkpoints").rename(home / "aside")  # to be damaged below
     code, out, err = call("--minutes", 5, *words)

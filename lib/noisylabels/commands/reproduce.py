@@ -80,13 +80,10 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     out.add_argument(
         "--pack", nargs="?", type=Path, const=Path(), metavar="FILE",
         help="put these runs and their checkpoints into FILE (default DIR/runs.tar)")
-    out.add_argument("--part-mb", type=_positive, metavar="M",
-                     help="cut the bundle into files of at most M MiB")
-    out.add_argument(
-        "--most-mb", type=_positive, metavar="M",
-        help="leave checkpoints out so that the bundle has about M MiB at most")
-    out.add_argument("--unpack", nargs="+", type=Path, metavar="FILE",
-                     help="take in a bundle (all its parts), and stop")
+    out.add_argument("--no-checkpoints", action="store_true",
+                     help="leave the checkpoints of runs that were begun out of it")
+    out.add_argument("--unpack", type=Path, metavar="FILE",
+                     help="take in a bundle, and stop")
 
 
 def _plans() -> list[str]:
@@ -96,10 +93,6 @@ def _plans() -> list[str]:
 
 def _minutes(text: str) -> float:
     return common.number(text, "a number of minutes from 0 on", lambda t: 0 <= t < 1e6)
-
-
-def _positive(text: str) -> float:
-    return common.number(text, "a positive number", lambda m: 0 < m < 1e9)
 
 
 def _jobs(text: str) -> int | None:
@@ -476,10 +469,8 @@ def _target(args: argparse.Namespace) -> Path | None:
     """The bundle to write; raises before any training when it cannot be written
     there."""
     if args.pack is None:
-        for name in ("part_mb", "most_mb"):
-            if getattr(args, name) is not None:
-                raise ValueError(
-                    f"--{name.replace('_', '-')} is about a bundle; add --pack FILE.")
+        if args.no_checkpoints:
+            raise ValueError("--no-checkpoints is about a bundle; add --pack FILE.")
         return None
     target: Path = args.pack
     if target == Path():
@@ -491,12 +482,9 @@ def _target(args: argparse.Namespace) -> Path | None:
         raise ValueError(
             f"{target} is a folder; --pack takes a file, such as runs.tar.")
     if not args.dry_run:
-        from ..reproduce import archive
+        from ..reproduce import bundle
 
-        archive.check_target(target)
-        if args.part_mb is not None:
-            for part in archive.namesakes(target):
-                archive.check_target(part)
+        bundle.check_target(target)
     return target
 
 
@@ -534,16 +522,14 @@ def pack(target: Path, args: argparse.Namespace,
     """Write the bundle and say what is in it."""
     from ..reproduce import bundle
 
-    done = bundle.pack(target, settings, part_mb=args.part_mb, most_mb=args.most_mb)
+    done = bundle.pack(target, settings, not args.no_checkpoints)
     lines = [f"left out of the bundle: {x}" for x in done.left_out]
-    if not done.files:
+    if not done.runs + done.checkpoints:
         return "\n".join([*lines, "nothing to pack yet: no bundle was written"])
-    size = sum(f.stat().st_size for f in done.files)
-    lines.append(
+    return "\n".join([
+        *lines,
         f"packed {count(done.runs, 'run')} and {count(done.checkpoints, 'checkpoint')}, "
-        f"{wording.size(size)}: " +
-        ", ".join(wording.shown(f.absolute()) for f in done.files))
-    return "\n".join(lines)
+        f"{wording.size(target.stat().st_size)}: {wording.shown(target.absolute())}"])
 
 
 def unpack(args: argparse.Namespace) -> int:

@@ -1,39 +1,54 @@
-"""Runs in a file, taken from one machine to another: `pack` and `unpack`.
+"""Runs taken from one machine to another, in a file or in memory: `pack`, `packed` and
+`unpack`.
 
-A bundle holds recorded runs, `runs/<folder of the run>/`, and the checkpoints of runs
-that were begun, `checkpoints/<key of the setting>/`, and nothing else. `unpack` refuses
-a bundle as a whole when anything in it is not as it should be; it never replaces a
-finished run, and it takes a checkpoint only where that helps.
+A bundle is a plain tar file: `manifest.json` (what is in it, with the SHA-256 of each
+file and of the manifest itself), recorded runs, `runs/<folder of the run>/`, the
+checkpoints of runs that were begun, `checkpoints/<key of the setting>/`, and nothing
+else. `unpack` refuses a bundle as a whole when anything in it is not as it should be; it
+never replaces a finished run, and it takes a checkpoint only where that helps.
 """
 
 from __future__ import annotations
 
-import errno
+import hashlib
+import io
+import json
 import os
+import re
 import shutil
+import tarfile
 import tempfile
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from .. import paths
-from ..training import runs, schema
+from .. import lab, paths
+from ..lab import cost
+from ..training import recorder, runs, schema
 from ..training.runs import Setting, StoreError
 from ..wording import deliberate
-from . import archive
-from .archive import BundleError, Piece, Source, check_target
 
+KIND, MANIFEST = "noisylabels bundle", "manifest.json"
+FORMAT = 2  # 1 could be cut into parts; such a bundle is read where it has one part
+MOST_MANIFEST = 64 << 20  # bytes
 NAMES = ("run.json", "epochs.csv", "signals.npz")
+
+_PART = r"[A-Za-z0-9_-][A-Za-z0-9_.-]*"  # of a path; never "." or ".."
+PLACE = re.compile(rf"runs(/{_PART}){{4}}/({'|'.join(map(re.escape, NAMES))})"
+                   r"|checkpoints/[0-9a-f]{8}/block-[0-9]{1,4}\.pt")
+
+
+class BundleError(RuntimeError):
+    """A bundle that is damaged, foreign or incomplete; nothing of it was taken."""
 
 
 @dataclass
 class Packed:
-    """What `pack` wrote: the files, how many runs and checkpoints, and what was left
-    out."""
+    """How many runs and checkpoints were packed; what was left out, with the reason."""
 
-    files: list[Path] = field(default_factory=list)
     runs: int = 0
     checkpoints: int = 0
     left_out: list[str] = field(default_factory=list)
@@ -51,105 +66,146 @@ class Taken:
     not_needed: list[str] = field(default_factory=list)
 
 
-# ------------------------------------------------------------------------------ packing
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder in the cache, in which a bundle is put together or taken apart."""
+    for folder in (paths.runs_dir(), paths.cache_dir()):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"no folder {folder}: {error.strerror}; make its place "
+                             "writable, or mount the disk that it links to.") from error
+    with tempfile.TemporaryDirectory(prefix=".bundle-", suffix=".tmp",
+                                     dir=paths.cache_dir()) as scratch:
+        yield Path(scratch)
 
 
-def pack(file: Path, settings: Iterable[Setting], *, part_mb: float | None = None,
-         most_mb: float | None = None) -> Packed:
-    """Write the recorded runs of `settings`, and the checkpoints of those begun, to
-    `file`.
+def _files(folder: Path) -> dict[str, tuple[int, str]]:
+    """What lies below the folder and has a place in a bundle: name -> size, SHA-256."""
+    found = {}
+    for file in sorted(folder.rglob("*")):
+        if PLACE.fullmatch(name := file.relative_to(folder).as_posix()):
+            with open(file, "rb") as f:
+                digest = hashlib.file_digest(f, "sha256").hexdigest()
+            found[name] = (file.stat().st_size, digest)
+    return found
 
-    Args:
-        part_mb: cut into files of at most that many MiB; `runs.tar` is then
-            `runs-1of3.tar`, ...
-        most_mb: leave checkpoints out, the least advanced first, so that all files
-            together have about that many MiB at most. Recorded runs are never left out.
 
-    Without anything to pack no file is written. An earlier bundle of that name gives
-    way.
-
-    Raises:
-        ValueError: `file` is something else than a bundle; a limit is too small.
-        runs.StoreError: a run is damaged, or the files cannot be written.
-    """
-    from .. import lab
-
-    check_target(file)
-    done = Packed()
-    with tempfile.TemporaryDirectory(prefix=".pack-", suffix=".tmp",
-                                     dir=_cache()) as scratch:
-        sources: list[Source] = []
-        begun: list[tuple[int, Setting, Path]] = []
-        for s in settings:
-            folder = paths.runs_dir() / s.path
-            if (folder / "run.json").exists():
-                runs.load(folder)  # raises where it is damaged
-                sources += [
-                    Source(f"runs/{s.path.as_posix()}/{n}", (folder / n).read_bytes())
-                    for n in NAMES if (folder / n).exists()
-                ]
-                done.runs += 1
-            elif (held := _snapshot(s, Path(scratch))) is not None:
-                try:
-                    begun.append((_epochs_in(held, s), s, held))
-                except StoreError as error:
-                    done.left_out.append(f"{s}: {error}")
-        checkpoints: dict[str, Any] = {}
-        # 2 KiB: headers and padding, generously
-        used = sum(x.size + 2_048 for x in sources)
-        for epochs, s, held in sorted(begun, key=lambda b: -b[0]):
-            files = [
-                Source(f"checkpoints/{s.key}/{f.name}", f)
-                for f in sorted(held.iterdir())
-            ]
-            size = sum(x.size + 2_048 for x in files)
-            if most_mb is not None and used + size > most_mb * 2**20:
-                done.left_out.append(
-                    f"{s}: its checkpoint of {size / 2**20:.1f} MiB, {epochs} "
-                    f"epochs, is over the limit for all files together")
-                continue
-            used += size
-            sources += files
-            checkpoints[s.key] = {"setting": s.as_dict(), "epochs": epochs}
-        done.checkpoints = len(checkpoints)
-        if sources:
-            about = {
-                "commit": lab.commit(), "date": runs.now(), "checkpoints": checkpoints
-            }
-            done.files = archive.write(file, sources, about, part_mb)
-    return done
+def checksum(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of a manifest without its seal."""
+    rest = {k: v for k, v in manifest.items() if k != "seal"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _epochs_in(folder: Path, s: Setting) -> int:
     """Finished epochs in a folder of checkpoints of this run, all blocks checked."""
-    from ..lab import cost
-    from ..training import recorder
-
     if not (found := recorder.epochs_in(folder, cost.total_epochs(s))):
         raise StoreError(f"{folder} holds no checkpoint.")
     return found
 
 
-def _snapshot(s: Setting, scratch: Path) -> Path | None:
-    """The run's checkpoints as they are now: links, which a run that goes on does not
-    change."""
-    there, here = paths.cache_dir() / "checkpoints" / s.key, scratch / s.key
-    for file in sorted(there.glob("block-*.pt")):
-        here.mkdir(exist_ok=True)
+# ------------------------------------------------------------------------------ packing
+
+
+def pack(file: Path, settings: Iterable[Setting], checkpoints: bool = True) -> Packed:
+    """Write the recorded runs of `settings`, and the checkpoints of those begun, to
+    `file`, in one step. Without anything to pack no file is written. An earlier bundle
+    of that name gives way.
+
+    Raises:
+        ValueError: `file` is something else than a bundle.
+        runs.StoreError: a run is damaged, or the file cannot be written.
+    """
+    check_target(file)
+    new = file.with_name(f".{file.name}-{uuid.uuid4().hex[:6]}.tmp")
+    try:
+        with open(new, "xb") as f:  # follows no link
+            done = _write(f, settings, checkpoints)
+            os.fsync(f.fileno())
+        if done.runs + done.checkpoints:
+            os.replace(new, file)
+    except OSError as error:
+        raise StoreError(
+            f"could not write the bundle {file}: {error.strerror or error}; free the "
+            "disk and pack again (the runs are untouched).") from error
+    finally:
+        new.unlink(missing_ok=True)
+    return done
+
+
+def packed(settings: Iterable[Setting]) -> bytes:
+    """The same bundle in memory; b"" without anything to pack."""
+    stream = io.BytesIO()
+    done = _write(stream, settings)
+    return stream.getvalue() if done.runs + done.checkpoints else b""
+
+
+def check_target(file: Path) -> None:
+    """Raise where a bundle cannot be put: something else is there, or the folder is
+    closed."""
+    if os.path.lexists(file):
         try:
-            os.link(file, here / file.name)
-        except FileNotFoundError:  # the run has just ended
-            return None
-        except OSError:  # a file system without links
-            shutil.copyfile(file, here / file.name)
-    return here if here.is_dir() else None
+            with tarfile.open(file, "r:") as tar:
+                _manifest(tar)
+        except (*DAMAGED, OSError) as error:
+            raise ValueError(
+                f"{file} is there and is no bundle; name another file.") from error
+    try:
+        file.absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"no folder for the bundle {file}: {error.strerror}.") from error
+    if not os.access(file.absolute().parent, os.W_OK):
+        raise StoreError(f"the folder of the bundle {file} cannot be written to.")
+
+
+def _write(stream: BinaryIO, settings: Iterable[Setting],
+           checkpoints: bool = True) -> Packed:
+    done, begun = Packed(), dict[str, Any]()
+    with _scratch() as scratch:
+        for s in settings:
+            folder, held = paths.runs_dir() / s.path, scratch / "checkpoints" / s.key
+            if (folder / "run.json").exists():
+                runs.load(folder)  # raises where it is damaged
+                shutil.copytree(folder, scratch / "runs" / s.path)
+                done.runs += 1
+            elif checkpoints and any(lab.checkpoints_of(s).glob("block-*.pt")):
+                try:  # as it is now; the run may go on, or end
+                    shutil.copytree(lab.checkpoints_of(s), held)
+                    begun[s.key] = {"setting": s.as_dict(),
+                                    "epochs": _epochs_in(held, s)}
+                except (StoreError, shutil.Error, FileNotFoundError) as error:
+                    shutil.rmtree(held, ignore_errors=True)
+                    done.left_out.append(f"{s}: {error}")
+        done.checkpoints = len(begun)
+        files = _files(scratch)
+        manifest = {
+            "kind": KIND, "format": FORMAT,
+            "about": {"commit": lab.commit(), "date": runs.now(), "checkpoints": begun},
+            "files": [{"path": n, "size": k, "sha256": h}
+                      for n, (k, h) in files.items()]}
+        sealed = json.dumps({**manifest, "seal": checksum(manifest)}).encode()
+        with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            _add(tar, MANIFEST, len(sealed), io.BytesIO(sealed))
+            for name, (size, _) in files.items():
+                with open(scratch / name, "rb") as f:
+                    _add(tar, name, size, f)
+    return done
+
+
+def _add(tar: tarfile.TarFile, name: str, size: int, content: BinaryIO) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = size
+    tar.addfile(info, content)
 
 
 # ---------------------------------------------------------------------------- unpacking
 
+DAMAGED = (tarfile.TarError, EOFError, ValueError, RecursionError)
 
-def unpack(files: Sequence[Path], *, dry_run: bool = False) -> Taken:
-    """Take in a bundle: all its parts, in any order.
+
+def unpack(file: Path | bytes, *, dry_run: bool = False) -> Taken:
+    """Take in a bundle.
 
     Recorded runs are added. A finished one that is here already is skipped when it is
     the same, and refused when it is not; a failed one here gives way to a finished one.
@@ -158,74 +214,96 @@ def unpack(files: Sequence[Path], *, dry_run: bool = False) -> Taken:
 
     Raises:
         BundleError: damaged, foreign or incomplete; then nothing at all is taken.
-        runs.StoreError: the store cannot be written.
+        runs.StoreError: the store cannot be written. OSError: the file cannot be read.
     """
-    content, about = archive.read(files)
-    taken = Taken()
-    try:
-        with tempfile.TemporaryDirectory(prefix=".unpack-", suffix=".tmp",
-                                         dir=_cache()) as tmp:
-            for s, folder, epochs in _staged(content, about, Path(tmp)):
+    taken, source = Taken(), io.BytesIO(file) if isinstance(file, bytes) else open(
+        file, "rb")
+    with source, _scratch() as scratch:
+        try:
+            begun = _staged(source, scratch,
+                            "the bundle" if isinstance(file, bytes) else f"{file}")
+            folders = dict.fromkeys((scratch / name).parent for name in _files(scratch))
+            for s, folder, epochs in [_identified(f, scratch, begun) for f in folders]:
                 _take(s, folder, epochs, taken, dry_run)
-    except OSError as error:
-        raise StoreError(
-            f"could not unpack ({error.strerror or error}); free the disk or make "
-            f"the project's folder writable, and unpack again.") from error
+        except OSError as error:
+            raise StoreError(
+                f"could not unpack ({error.strerror or error}); free the disk or make "
+                "the project's folder writable, and unpack again.") from error
     return taken
 
 
-def _staged(content: Mapping[str, list[Piece]], about: Mapping[str, Any], scratch: Path
-            ) -> list[tuple[Setting, Path, int | None]]:
-    """Write the files beside the store and read them back: (setting, folder, epochs
-    begun).
-
-    A run whose folder is not its setting's, or a checkpoint that cannot be read, makes
-    the whole bundle foreign.
-    """
-    for name, pieces in content.items():
-        target = scratch / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with open(target, "wb") as f:
-            for piece in pieces:
-                f.writelines(piece.chunks())
-            f.flush()
-            os.fsync(f.fileno())
-    found = []
-    for folder in dict.fromkeys((scratch / name).parent for name in content):
-        name = folder.relative_to(scratch).as_posix()
-        try:
-            found.append(_identified(name, folder, about))
-        except (BundleError, OSError):
-            raise
-        except Exception as error:  # whatever is in a file that somebody made by hand
-            why = "it is not as this program writes it"
-            if isinstance(error, (StoreError, ValueError)) and deliberate(error):
-                why = str(error).replace(f"{scratch}{os.sep}",
-                                         "").split("; delete")[0].rstrip(".")
-            raise BundleError(
-                f"the bundle holds {name!r}, which cannot be read ({why}).") from error
-    return found
-
-
-def _identified(name: str, folder: Path, about: Mapping[str, Any]
-                ) -> tuple[Setting, Path, int | None]:
-    """What a staged folder is: (setting, folder, epochs of a checkpoint)."""
-    epochs = None
-    if name.startswith("runs/"):
-        run = runs.load(folder)  # also that folder and setting agree
-        _ = run.signals  # raises where they are not as they should be
-        if run.info.get("format") != runs.FORMAT:
-            raise BundleError(f"the bundle holds {name!r} without a format.")
-        s, good = run.setting, True
-    else:
-        said = about["checkpoints"][folder.name]
-        s = Setting.from_dict(schema.check_setting(said["setting"]))
-        good = s.key == folder.name and (epochs := _epochs_in(folder,
-                                                              s)) == said["epochs"]
-    if not good:
+def _staged(source: BinaryIO, scratch: Path, name: str) -> dict[str, Any]:
+    """Put the files of a bundle into `scratch`, all of them checked; what its packer
+    says of the checkpoints in it."""
+    try:
+        with tarfile.open(fileobj=source, mode="r:") as tar:
+            manifest, members = _manifest(tar)
+            tar.extractall(scratch, members, filter="data")
+        told = {e["path"]: (e["size"], e["sha256"]) for e in manifest["files"]}
+        there = _files(scratch)
+        if bad := [f for f in {**told, **there} if told.get(f) != there.get(f)]:
+            raise ValueError(f"{bad[0]!r} is missing, cut, not listed or has another "
+                             "checksum than its manifest says; pack it again")
+        return dict(manifest["about"]["checkpoints"])
+    except DAMAGED as error:
+        raise BundleError(f"{name} is damaged, or no bundle of `noisylabels reproduce "
+                          f"--pack` ({str(error).rstrip('.')}).") from error
+    except (KeyError, TypeError, AttributeError) as error:
         raise BundleError(
-            f"the bundle holds {name!r}, which is of another setting than its name "
-            f"says.")
+            f"{name} has a manifest that cannot be understood.") from error
+
+
+def _manifest(tar: tarfile.TarFile) -> tuple[dict[str, Any], list[tarfile.TarInfo]]:
+    """The manifest of an archive and its other members: plain files, each of a name
+    that has a place in a bundle, none twice. Raises what is in `DAMAGED`."""
+    first, *members = [*tar] or [tarfile.TarInfo()]
+    if first.name != MANIFEST or not 0 < first.size <= MOST_MANIFEST:
+        raise ValueError(f"it does not begin with {MANIFEST}")
+    seen = set()
+    for info in (first, *members):
+        known = info is first or PLACE.fullmatch(info.name)
+        if not (info.isreg() and not info.issparse() and known) or info.name in seen:
+            raise ValueError(f"it holds {info.name!r}, which has no place in a bundle")
+        seen.add(info.name)
+    content: Any = tar.extractfile(first)
+    manifest = json.loads(content.read())
+    if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
+        raise ValueError("its manifest is of something else")
+    if (known := manifest.get("format")) not in (1, FORMAT):
+        raise ValueError(f"it has bundle format {known!r}, known are 1 and {FORMAT}; "
+                         "take the version of this program that made it")
+    if manifest.get("seal") != checksum(manifest):
+        raise ValueError("its manifest has another checksum than it says")
+    if (parts := manifest.get("parts", 1)) != 1:
+        raise ValueError(f"it is one of {parts!r} parts, which only the version of this "
+                         "program that made them puts together")
+    return manifest, members
+
+
+def _identified(folder: Path, scratch: Path, begun: Mapping[str, Any]
+                ) -> tuple[Setting, Path, int | None]:
+    """What a staged folder is: (setting, folder, epochs of a checkpoint). One that is
+    not its setting's, or cannot be read, makes the whole bundle foreign."""
+    name, epochs = folder.relative_to(scratch).as_posix(), None
+    try:
+        if name.startswith("runs/"):
+            run = runs.load(folder)  # also that folder and setting agree
+            _ = run.signals  # raises where they are not as they should be
+            s, good = run.setting, run.info.get("format") == runs.FORMAT
+        else:
+            s = Setting.from_dict(schema.check_setting(begun[folder.name]["setting"]))
+            epochs = _epochs_in(folder, s)
+            good = (s.key, epochs) == (folder.name, begun[folder.name]["epochs"])
+        if not good:
+            raise StoreError("it is of another setting or format than it says")
+    except OSError:
+        raise
+    except Exception as error:  # whatever is in a file that somebody made by hand
+        why = "it is not as this program writes it"
+        if isinstance(error, (StoreError, ValueError)) and deliberate(error):
+            why = str(error).replace(f"{scratch}{os.sep}", "").split("; delete")[0]
+        raise BundleError(f"the bundle holds {name!r}, which cannot be read "
+                          f"({why.rstrip('.')}).") from error
     return s, folder, epochs
 
 
@@ -245,92 +323,45 @@ def _take(s: Setting, folder: Path, epochs: int | None, taken: Taken,
             place = _wanted(s, folder, epochs, taken)
             if place is None or dry_run:
                 return
-            _move(folder, place)
+            runs.write_all(place, {f.name: f.read_bytes() for f in folder.iterdir()})
             # nothing to go on with any more
             if epochs is None and runs.load(place).finished:
-                shutil.rmtree(_checkpoints(s), ignore_errors=True)
+                shutil.rmtree(lab.checkpoints_of(s), ignore_errors=True)
     except _Busy:
         taken.not_needed.append(f"{s}: it is being trained here right now")
 
 
-def _move(folder: Path, place: Path) -> None:
-    """Put a folder in its place in one step, also on another disk than the one it lies
-    on: then it is copied beside its place first."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    aside = place.with_name(f".{place.name}-{uuid.uuid4().hex[:6]}.tmp")
-    old = aside.with_suffix(".old")
-    try:
-        try:
-            os.rename(folder, aside)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            shutil.copytree(folder, aside)
-            for file in aside.iterdir():
-                with open(file, "rb") as f:
-                    os.fsync(f.fileno())
-        if place.exists():
-            os.rename(place, old)
-        os.rename(aside, place)
-    except OSError:
-        if old.exists():
-            os.rename(old, place)
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def _wanted(s: Setting, folder: Path, epochs: int | None, taken: Taken) -> Path | None:
     """Where a staged folder goes, or None; `taken` is told either way."""
-    there = runs.lookup(s)
+    there, mine, place = runs.lookup(s), lab.checkpoints_of(s), paths.runs_dir() / s.path
     if epochs is not None:
-        try:
-            here = _epochs_in(_checkpoints(s), s) if _checkpoints(s).exists() else 0
-        except StoreError:
-            here = 0
+        here = 0
+        with suppress(StoreError):
+            here = recorder.epochs_in(mine, cost.total_epochs(s))
         if there is None and epochs > here:
             taken.checkpoints.append(f"{s}: {epochs} epochs done")
-            return _checkpoints(s)
+            return mine
         taken.not_needed.append(
             f"{s}: it is recorded here, so no checkpoint is needed"
             if there else f"{s}: its checkpoint here has {here} epochs, this {epochs}")
         return None
     finished = runs.load(folder).finished
-    if there is None and not finished and any(_checkpoints(s).glob("block-*.pt")):
+    if there is None and not finished and any(mine.glob("block-*.pt")):
         taken.not_needed.append(f"{s}: failed there, begun here")
-        return None
-    if there is None or (finished and not there.finished):
+    elif there is None or (finished and not there.finished):
         taken.runs.append(f"{s}{'' if finished else ' (failed)'}")
-        return paths.runs_dir() / s.path
-    if _identical(folder, paths.runs_dir() / s.path):
+        return place
+    elif _identical(folder, place):
         taken.same.append(str(s))
     elif finished:
         taken.refused.append(str(s))
     else:
-        taken.not_needed.append(f"{s}: failed there, {there.info.get('status')} here")
+        taken.not_needed.append(
+            f"{s}: failed there, {there.info.get('status')} here")
     return None
-
-
-def _checkpoints(s: Setting) -> Path:
-    return paths.cache_dir() / "checkpoints" / s.key
 
 
 def _identical(a: Path, b: Path) -> bool:
     """The same numbers; per-sample signals count only where both have them."""
     both = all((x / "signals.npz").exists() for x in (a, b))
     return all((a / n).read_bytes() == (b / n).read_bytes() for n in NAMES[: 2 + both])
-
-
-def _cache() -> Path:
-    """The cache folder, in which a bundle is staged."""
-    folder = paths.cache_dir()
-    for there in (folder, paths.runs_dir()):
-        if there.is_symlink() and not there.exists():
-            raise StoreError(
-                f"{there} is a link to {os.readlink(there)}, which is not there; "
-                f"mount that disk, or delete the link.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"no folder {folder}: {error.strerror}.") from error
-    return folder

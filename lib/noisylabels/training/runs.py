@@ -284,9 +284,9 @@ def mean_std(values: list[float]) -> tuple[float, float]:
 # ---------------------------------------------------------------------------- the store
 
 
-def _write_all(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Put `files` into `folder` in one step, also where a failed run is; a failure
-    leaves nothing behind and what was there in its place."""
+def write_all(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Put `files` into `folder` in one step, also where something is; a failure leaves
+    nothing behind and what was there in its place."""
     temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:6]}.tmp")
     old = temporary.with_suffix(".old")
     try:
@@ -296,7 +296,7 @@ def _write_all(folder: Path, files: Mapping[str, bytes]) -> None:
                 f.write(content)
                 f.flush()
                 os.fsync(f.fileno())
-        if (folder / "run.json").exists():
+        if folder.exists():
             os.rename(folder, old)
         os.rename(temporary, folder)
         shutil.rmtree(old, ignore_errors=True)
@@ -338,7 +338,7 @@ def save(setting: Setting, info: Mapping[str, Any], rows: list[dict[str, Any]],
              "epochs.csv": _epochs_csv(rows)}
     if signals:
         files["signals.npz"] = _packed(signals)
-    _write_all(folder, files)
+    write_all(folder, files)
     return load(folder)
 
 
