@@ -103,11 +103,12 @@ def test_a_new_record_sums_up_its_last_stage():
 
 
 def test_the_record_counts_images_that_were_drawn_again(monkeypatch):
-    corrupt = noise.corrupt
     s = lab.setting("cross_entropy", rate=0.4, max_samples=100)
     assert "noise_redrawn" not in lab.facts(s, *lab.prepare(s))
-    monkeypatch.setattr(noise, "corrupt",
-                        lambda *a, **k: dataclasses.replace(corrupt(*a, **k), redrawn=7))
+    kind = type(noise.named("symmetric"))
+    make = kind.make
+    monkeypatch.setattr(kind, "make",
+                        lambda *a, **k: dataclasses.replace(make(*a, **k), redrawn=7))
     assert lab.facts(s, *lab.prepare(s))["noise_redrawn"] == 7
 
 

@@ -12,6 +12,7 @@ from noisylabels.data.datasets import CIFAR10_CLASSES, CIFAR100_CLASSES, Dataset
 from noisylabels.lab import confusions
 from noisylabels.noise import foreign
 
+KINDS = ("confusion", "ood-uniform", "ood-confusion")
 NAMES = {"cifar10": CIFAR10_CLASSES, "cifar100": CIFAR100_CLASSES}
 
 
@@ -115,14 +116,13 @@ def test_other_noises_leave_the_images_alone(small):
         task, truth = lab.prepare(lab.setting("cross_entropy", "cifar10", kind, 0.4, "laptop",
                                               max_samples=200))
         assert torch.equal(task.images[:, 0, 0, 0].long(), truth.y_true)
-    assert foreign.needs("cifar10", "symmetric") == {}
 
 
 def test_names_are_known_where_the_data_are():
     for dataset in NAMES:
-        assert set(foreign.KINDS) <= set(lab.noise_kinds(dataset))
+        assert set(KINDS) <= set(lab.noise_kinds(dataset))
         assert not {"human", "given"} & set(lab.noise_kinds(dataset))
-    assert not set(foreign.KINDS) & set(lab.noise_kinds("digits"))
+    assert not set(KINDS) & set(lab.noise_kinds("digits"))
     with pytest.raises(ValueError, match="unknown noise 'ood-uniform'"):
         lab.setting("cross_entropy", noise="ood-uniform")
 
@@ -200,9 +200,10 @@ def test_real_images_and_the_full_set(cifar10, cifar100):
         assert len(x) >= 40_000
         if data.name == "cifar100":
             continue
-        labels = noise.corrupt(data.y_train, "ood-confusion", 0.5, 10, 0,
-                               **foreign.needs(data.name, "ood-confusion"))
-        images = foreign.replace(data.name, data.x_train, torch.arange(50_000), labels)
+        every = torch.arange(50_000)
+        labels = noise.named("ood-confusion").make(
+            noise.Samples(data, every, data.y_train, every), 0.5, 0)
+        images = labels.images
         changed = (images != data.x_train).flatten(1).any(1)
         assert changed.sum() == 25_000 and torch.equal(changed, labels.replaced)
         k = int(labels.replaced.nonzero()[0, 0])

@@ -1,7 +1,7 @@
 """Buttons and links that lead to the sources.
 
 A page of book/executed is a run of notebooks/NAME.ipynb. Its buttons (Colab, Binder, download,
-issue) must open that clean notebook, not the run. `` {source}`lib/noisylabels/noise/models.py` ``
+issue) must open that clean notebook, not the run. `` {source}`lib/noisylabels/noise/maps.py` ``
 links to a file or folder of the project, and the directive `clone` shows how to fetch the project.
 
 Where `repository.url` of _config.yml is set, they lead to that address. Where it is empty, the

@@ -27,12 +27,14 @@ FACTORS = {
     "cross_entropy": 1.0, "gce": 1.0, "elr": 1.0, "mixup": 1.0, "mixnn": 5 / 3,
     "drpl": 5 / 3, "ieg": 23 / 3, "dividemix": 13.0, "sanm": 22.0,
 }  # fmt: skip
-"""Forward and backward passes of an epoch of the published step, as multiples of cross entropy's
-(a backward pass counts as two forward ones; whole-set passes and second networks included)."""
+"""Forward and backward passes of an epoch of the published step, as multiples of cross
+entropy's (a backward pass counts as two forward ones; whole-set passes and second
+networks included)."""
 
 STEP_TIMED = 3e10
-"""Operations of a step that is timed on a CPU, under a second; a larger network takes as many
-images at once as fit in, since an image costs a CPU about the same in any batch."""
+"""Operations of a step that is timed on a CPU, under a second; a larger network takes as
+many images at once as fit in, since an image costs a CPU about the same in any
+batch."""
 
 LONG_STEP = 2.0  # seconds: one such step tells enough
 

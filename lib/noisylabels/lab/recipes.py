@@ -10,14 +10,12 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
-from .. import methods, noise, ranges
+from .. import methods, ranges
+from .. import noise as noises
 from ..data import datasets
-from ..noise import foreign
 from ..training import networks, runs
 from ..training.runs import Setting
-from . import semantic
+from . import semantic  # noqa: F401  (registers its kinds)
 
 # What a budget changes of a method's published recipe. They are never mixed in one
 # column.
@@ -47,7 +45,6 @@ MAX_SAMPLES = {"laptop": 10_000, "desk": 10_000}
 VAL_FRACTION = {"smoke": 0.1, "laptop": 0.1, "desk": 0.1, "fast": 0.1, "paper": 0.0}
 # test images are looked at after every so many epochs, and the last ten
 EVERY = {"desk": 4}
-NOT_BY_NAME = ("human", "given")  # need labels from elsewhere
 
 
 def setting(method: str, dataset: str = "digits", noise: str = "symmetric",
@@ -83,11 +80,8 @@ def setting(method: str, dataset: str = "digits", noise: str = "symmetric",
         raise ValueError(
             "the smoke budget is made for the digits; use laptop, desk, fast or "
             f"paper for {dataset}.")
-    known = noise_kinds(dataset)
-    if noise not in known:
-        raise ValueError(_unknown("noise", noise, known, _elsewhere(noise)))
-    if noise.startswith("human-"):
-        rate = 1.0  # people labelled everything; the realised rate is measured
+    kind = _kind(noise, dataset)
+    rate = rate if kind.fixed is None else kind.fixed
     values = dict(module.published(dataset, noise, rate))
     if budget != "paper":
         values |= {"milestones": (), "drop": 0.1} | BUDGETS[budget]
@@ -186,13 +180,7 @@ def check(s: Setting) -> None:
             f"network {recipe.network!r} does not fit the images of {s.dataset}: of "
             f"{pixels}x{pixels} pixels its last map keeps {side}x{side}; networks "
             f"that fit: {', '.join(fit)}{_smoke(s)}.")
-    if s.noise in noise.KINDS and s.noise not in (*NOT_BY_NAME, *foreign.KINDS):
-        noise.corrupt(torch.arange(classes), s.noise, s.rate, classes, 0,
-                      dataset=s.dataset)
-    if semantic.is_semantic(s.noise) and s.rate == 1:
-        raise ValueError(
-            f"noise {s.noise!r} needs clean samples to learn from: its rate must lie "
-            "in [0, 1).")
+    _kind(s.noise, s.dataset).check(s.dataset, s.rate)
     if hasattr(module, "check_data"):
         module.check_data(recipe, n.train, channels, pixels)
 
@@ -211,16 +199,16 @@ def total_epochs(s: Setting, samples: int) -> int:
 
 
 def noise_kinds(dataset: str) -> tuple[str, ...]:
-    """The noise kinds a setting may name for that dataset.
+    """The noise kinds a setting may name for that dataset."""
+    return noises.every(dataset)
 
-    Not CIFAR-100N's coarse labels: they name 20 superclasses, no run here learns these.
-    """
-    human = tuple(f"human-{w}" for w in datasets.HUMAN_LABELS.get(dataset, ())
-                  if w != "noisy_coarse")
-    without = NOT_BY_NAME if dataset in foreign.SOURCES else (*NOT_BY_NAME,
-                                                              *foreign.KINDS)
-    return (*(k for k in noise.KINDS if k not in without), *semantic.kinds(dataset),
-            *human)
+
+def _kind(noise: str, dataset: str) -> noises.Kind:
+    """The kind of noise, where it is one of that data set."""
+    known = noise_kinds(dataset)
+    if noise not in known:
+        raise ValueError(_unknown("noise", noise, known, _elsewhere(noise)))
+    return noises.named(noise)
 
 
 def _unknown(what: str, name: Any, allowed: Sequence[str], hint: str = "") -> str:

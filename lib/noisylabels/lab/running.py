@@ -163,9 +163,8 @@ def watch(s: Setting, each: Watch | None = None, *,
     log = Recorder(task, truth, watch=each)
     methods.get(s.method).train(task, settings_of(s), log)
     columns = dict.fromkeys(c for row in log.rows for c in row)
-    epochs = {
-        c: runs.np.array([row.get(c, float("nan")) for row in log.rows]) for c in columns
-    }
+    epochs = {c: runs.np.array([row.get(c, math.nan) for row in log.rows])
+              for c in columns}
     info = {**facts(s, task, truth), "status": "finished", **summary(log),
             "_signals": log.signals()}
     return Run(s, info, epochs), log

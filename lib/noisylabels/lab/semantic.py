@@ -10,7 +10,8 @@ In a setting the noise is called `semantic` (the dataset's own small generator) 
 `semantic-NETWORK`, such as `semantic-resnet34`, and its rate is the share of labels
 that the generator gives: rate 0.95 trains it on 5 % of each class. How many labels are
 *wrong* cannot be asked for, only measured; it stands in the record, beside the
-generator, its clean fraction and a checksum of the labels.
+generator, its clean fraction and a checksum of the labels. It trains a network, so it
+stands here and not in the room `noise`, where it is registered like any other kind.
 
 Source: IEG (Zhang et al., CVPR 2020), slides; RoG (Lee et al., ICML 2019), whose
 generators were DenseNet, ResNet and VGG. Their label files were not available, nor were
@@ -31,7 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import paths
+from .. import noise, paths
 from ..data.datasets import Dataset
 from ..kernels import objectives, views
 from ..training import engine, networks
@@ -42,18 +43,46 @@ STEPS, BATCH_SIZE, LR, WEIGHT_DECAY = 600, 64, 0.05, 5e-4
 FORMAT = 1  # of the cached labels; to be raised when the recipe changes
 
 
+class Semantic(noise.Kind):
+    """The labels of one generator; without a network's name, the data set's own."""
+
+    says = ("labels that a network gave which had learned from a share 1 - r of each "
+            "class (IEG's semantic noise, from RoG)")
+
+    def __init__(self, network: str = "") -> None:
+        self.network = network
+        self.name = f"semantic-{network}" if network else "semantic"
+
+    def fits(self, dataset: str) -> bool:
+        """The tiny network is made for the digits, the others for CIFAR."""
+        return dataset in NETWORK and (
+            not self.network or (self.network == "tiny") == (dataset == "digits"))
+
+    def check(self, dataset: str, rate: float) -> None:
+        if rate == 1:
+            raise ValueError(
+                f"noise {self.name!r} needs clean samples to learn from: its rate must "
+                "lie in [0, 1).")
+
+    def make(self, samples: noise.Samples, rate: float, seed: int,
+             execution: engine.Execution | None = None) -> noise.NoisyLabels:
+        y, note = labels(samples.data, samples.index, self.name, rate, seed, execution)
+        return samples.labels(self, rate, y, seed, note=note)
+
+
+for _kind in (KINDS := tuple(map(Semantic, ("", *networks.NAMES)))):
+    noise.register(_kind)
+
+
 def kinds(dataset: str) -> tuple[str, ...]:
     """The noise names of a dataset: `semantic` and one a network that fits its
     images."""
-    fitting = ("tiny",) if dataset == "digits" else tuple(n for n in networks.NAMES
-                                                          if n != "tiny")
-    return ("semantic", *(f"semantic-{n}"
-                          for n in fitting)) if dataset in NETWORK else ()
+    return tuple(k.name for k in KINDS if k.fits(dataset))
 
 
-def is_semantic(noise: str) -> bool:
+def is_semantic(kind: str) -> bool:
     """Whether a setting's noise has this room's names."""
-    return noise == "semantic" or noise.startswith("semantic-")
+    return kind in [k.name for k in KINDS]
 
 
 def taught(y_true: Tensor, rate: float, num_classes: int, seed: int) -> Tensor:
@@ -80,7 +109,7 @@ def taught(y_true: Tensor, rate: float, num_classes: int, seed: int) -> Tensor:
     return out
 
 
-def labels(data: Dataset, index: Tensor, noise: str, rate: float, seed: int,
+def labels(data: Dataset, index: Tensor, kind: str, rate: float, seed: int,
            execution: engine.Execution | None = None) -> tuple[Tensor, str]:
     """The given labels int64 (N,) of the training images `index` (N,), and a note for
     the record.
@@ -89,11 +118,10 @@ def labels(data: Dataset, index: Tensor, noise: str, rate: float, seed: int,
     generator is trained once on a machine (on another device it may give a few images
     another label). Raises ValueError for a noise or a rate that there is not.
     """
-    if noise not in kinds(data.name):
+    if kind not in kinds(data.name):
         raise ValueError(
-            f"unknown generator {noise!r}; allowed: {', '.join(kinds(data.name))}.")
-    network = NETWORK[data.name] if noise == "semantic" else noise.removeprefix(
-        "semantic-")
+            f"unknown generator {kind!r}; allowed: {', '.join(kinds(data.name))}.")
+    network = kind.removeprefix("semantic").lstrip("-") or NETWORK[data.name]
     y_true = data.y_train[index]
     clean = taught(y_true, rate, data.num_classes, seed)
     if clean.all():
@@ -118,9 +146,9 @@ def note(network: str, rate: float, y_true: Tensor, given: Tensor,
     theirs = ~clean
     wrong = float((given != y_true)[theirs].float().mean())
     told = hashlib.sha256(given.numpy().tobytes()).hexdigest()[:8]
-    return (
-        f"generator {network}, clean fraction {1 - rate:.4g} ({int(clean.sum())} samples), "
-        f"wrong on {wrong:.4f} of the {int(theirs.sum())} it labelled, checksum {told}")
+    return (f"generator {network}, clean fraction {1 - rate:.4g} "
+            f"({int(clean.sum())} samples), wrong on {wrong:.4f} of the "
+            f"{int(theirs.sum())} it labelled, checksum {told}")
 
 
 def predict(data: Dataset, images: Tensor, y_true: Tensor, clean: Tensor, network: str,

@@ -3,19 +3,14 @@ recorder."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import Tensor
 
-from .. import noise, ranges
+from .. import noise
 from ..data import datasets
 from ..kernels import views
-from ..noise import foreign
 from ..training import engine
 from ..training.recorder import Truth
 from ..training.runs import Setting
-from . import semantic
 from .recipes import check, settings_of
 
 PROBE = 2_500  # training samples whose accuracy is followed, at most
@@ -36,11 +31,9 @@ def prepare(s: Setting,
                            val_fraction=s.val_fraction, seed=s.split_seed)
     # all but the trusted samples
     noisy = torch.cat([split.train, split.val]).sort().values
-    y_true = data.y_train[noisy]
-    labels = noise.corrupt(y_true,
-                           **_noise_arguments(s, data, y_all, chosen, noisy, execution))
-    # out-of-distribution noise
-    images = foreign.replace(s.dataset, data.x_train, noisy, labels)
+    samples = noise.Samples(data, noisy, y_all, chosen[noisy])
+    labels = noise.named(s.noise).make(samples, s.rate, s.noise_seed, execution)
+    images = samples.images if labels.images is None else labels.images
     in_train = torch.isin(noisy, split.train)
     device = torch.device(execution.device)
     recipe = settings_of(s)
@@ -48,25 +41,27 @@ def prepare(s: Setting,
     if recipe.augment == "none":
         weak = views.Identity()
     task = engine.Task(
-        images=images[split.train].to(device),
+        images=images[in_train].to(device),
         y_given=labels.y_given[in_train].to(device), num_classes=data.num_classes,
         mean=data.mean, std=data.std, weak=weak, strong=strong_view(data),
         seed=s.init_seed, execution=execution,
-        precision=recipe.precision, oracle=labels.wrong[in_train].to(device) if getattr(
-            recipe, "oracle", False) else None,
-        transition=labels.transition.float().to(device) if getattr(
-            recipe, "transition", "") == "true" else None,
-        trusted=None if not len(split.trusted) else
-        (data.x_train[split.trusted].to(device),
-         data.y_train[split.trusted].to(device)))
+        precision=recipe.precision,
+        oracle=(labels.wrong[in_train].to(device)
+                if getattr(recipe, "oracle", False) else None),
+        transition=(labels.transition.float().to(device)
+                    if getattr(recipe, "transition", "") == "true" else None),
+        trusted=(data.x_train[split.trusted].to(device),
+                 data.y_train[split.trusted].to(device))
+        if len(split.trusted) else None)
     probe = torch.arange(len(split.train))
     if len(probe) > PROBE and s.budget != "desk":
         draw = torch.Generator().manual_seed(s.split_seed)
         probe = torch.randperm(len(probe), generator=draw)[:PROBE].sort().values
     truth = Truth(
-        y_true=y_true[in_train].to(device), wrong=labels.wrong[in_train].to(device),
+        y_true=labels.y_true[in_train].to(device),
+        wrong=labels.wrong[in_train].to(device),
         x_test=data.x_test.to(device), y_test=data.y_test.to(device),
-        x_val=images[split.val].to(device), y_val=labels.y_given[~in_train].to(device),
+        x_val=images[~in_train].to(device), y_val=labels.y_given[~in_train].to(device),
         probe=probe.to(device), note=labels.note, redrawn=labels.redrawn,
         index=chosen[noisy][in_train].to(device))
     return task, truth
@@ -74,26 +69,6 @@ def prepare(s: Setting,
 
 def strong_view(data: datasets.Dataset) -> views.View:
     """RandAugment as in FixMatch after the weak view, then cutout of half the side."""
-    return views.Chain((views.Weak(pad=data.pad,
-                                   flip=data.flip), views.RandAugment.fixmatch(),
+    return views.Chain((views.Weak(pad=data.pad, flip=data.flip),
+                        views.RandAugment.fixmatch(),
                         views.Cutout.fixmatch(size=data.image_size // 2)))
-
-
-def _noise_arguments(s: Setting, data: datasets.Dataset, y_all: Tensor, chosen: Tensor,
-                     noisy: Tensor, execution: engine.Execution) -> dict[str, Any]:
-    official = next(
-        (v for k, v in noise.OFFICIAL_SEEDS.items() if s.noise.startswith(k)), 0)
-    common = dict(rate=s.rate, num_classes=data.num_classes,
-                  seed=(official + s.noise_seed) % (ranges.MOST_SEED + 1))
-    if s.noise.startswith("human-"):
-        human = datasets.human_labels(s.dataset, s.noise.removeprefix("human-"),
-                                      y_true=y_all)
-        return dict(kind="human", y_human=human[chosen][noisy], **common)
-    if semantic.is_semantic(s.noise):
-        y_ready, note = semantic.labels(data, noisy, s.noise, s.rate, s.noise_seed,
-                                        execution)
-        return dict(kind="given", y_ready=y_ready, note=note,
-                    **{**common, "rate": None})
-    coarse = None if data.coarse_train is None else data.coarse_train[noisy]
-    return dict(kind=s.noise, dataset=s.dataset, coarse=coarse,
-                **foreign.needs(s.dataset, s.noise), **common)
