@@ -813,9 +813,11 @@ def test_B11_a_folder_of_nobody_is_a_sentence(call, monkeypatch, variable):
     assert code == 2 and f"${variable} is '~nosuchuser/x', which names no folder" in err
 
 
-def test_B14_escape_codes_do_not_reach_the_terminal(call):
+def test_B14_escape_codes_do_not_reach_the_terminal(call, capsys):
     assert wording.plain("a\x1b[31mb\x07 é – ±") == r"a\x1b[31mb\x07 é – ±"
-    assert "\x1b" not in wording.table(("a",), [("\x1b[2J",)]) + common.facts([("x", "\x1b[2J")])
+    common.say(common.table(("a",), [("\x1b[2J",)]), common.facts([("x", "\x1b[2J")]))
+    said = capsys.readouterr().out
+    assert "\x1b" not in wording.table(("a",), [("\x1b[2J",)]) + said and said.count("[2J") == 2
     code, _, err = call("runs", "show", "\x1b[2Jx")
     assert code == 2 and "\x1b" not in err
     folder = paths.runs_dir() / "digits" / "\x1b[2J" / "gce" / "smoke-0-00000000"

@@ -1,158 +1,135 @@
 """The command `noisylabels`, also `python -m noisylabels`: which words it knows, and
 how it ends.
 
-Each subcommand is a module with `add_arguments(parser)` and `main(args) -> int`. Only
-the module that is asked for is imported, and it imports torch only when it has work to
-do, so that `--help` is quick.
+Each word is a module with an `app` of Typer. Only the module that is asked for is
+imported, and it imports torch only when it has work to do, so that `--help` is quick.
 
 Exit codes: 0 done, 1 it went wrong, 2 wrong usage or a bad value, 130 interrupted. When
-the reader of its output goes, such as `head`, a command that only prints is done; any
-other falls silent and goes on with its work.
+the reader of its output goes, such as `head`, a command falls silent and goes on with
+its work.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import importlib.util
 import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+from typer.exceptions import TyperException
 
 from . import __version__
-from .wording import OUT_OF_MEMORY, Failed, deliberate, nearest, plain
+from .commands import common
+from .wording import OUT_OF_MEMORY, Failed, deliberate, plain
 
-# word -> (module, what it does, an example)
-COMMANDS = {
-    "train":
-        ("commands.train", "train one run, or go on with one that was interrupted",
-         "noisylabels train --method cross_entropy --dataset cifar10 --noise symmetric "
-         "--rate 0.4 --network small --epochs 1",
-         ), "runs": ("commands.records", "list, show and compare the recorded runs",
-                     "noisylabels runs compare --dataset digits --rate 0.4",
-                     ),
-    "page": ("commands.pages", "run a page of the book with other parameters",
-             "noisylabels page memorisation -p seed 3 -o mine.ipynb",
-             ),
-    "doctor":
-        ("commands.doctor", "say what is here, whether it works and what a run costs",
-         "noisylabels doctor --download cifar10",
-         ), "reproduce": ("commands.reproduce",
-                          "do the runs behind the ledger within a time that you name",
-                          "noisylabels reproduce --help",
-                          ),
-    "bench":
-        ("commands.bench", "time the parts that cost most", "noisylabels bench --help"),
+COMMANDS = {  # word -> its module, what it does
+    "train": ("train", "train one run, or go on with one that was interrupted"),
+    "runs": ("records", "list, show and compare the recorded runs"),
+    "page": ("pages", "run a page of the book with other parameters"),
+    "doctor": ("doctor", "say what is here, whether it works and what a run costs"),
+    "reproduce":
+        ("reproduce", "do the runs behind the ledger within a time that you name"),
+    "bench": ("bench", "time the parts that cost most"),
 }
-IMPLIED = {"runs": "list"}  # what is meant when no action is named
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse with one sentence for an error, and the nearest valid word in it."""
+class Words(common.Group):
+    """The group of all commands: it lists them by `COMMANDS` and imports one."""
 
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message} (see `{self.prog} --help`).")
+    def load(self, word: str, rest: list[str]) -> TyperCommand:
+        module = importlib.import_module(f".commands.{COMMANDS[word][0]}", __package__)
+        if hasattr(module, "add_arguments"):
+            return _of_argparse(word, module, rest)
+        return typer.main.get_command(module.app)  # type: ignore[return-value]
 
-    def _match_argument(self, action: argparse.Action, arg_strings_pattern: str) -> int:
+
+app = common.app(cls=Words)
+for _word, (_, _what) in COMMANDS.items():
+    app.command(_word, help=_what)(lambda: None)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"noisylabels {__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog="noisylabels COMMAND --help says more and gives an example.")
+def noisylabels(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+) -> None:
+    """Learning with noisy labels: train, look, rerun."""
+
+
+# ----- PASS-THROUGH: goes with the last module that still has `add_arguments` -----
+
+
+def _of_argparse(word: str, module: Any, rest: list[str]) -> TyperCommand:
+    """A command that gives its words `rest` on to the module's argparse."""
+    import argparse
+
+    from .wording import nearest
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> Any:
+            raise ValueError(f"{message} (see `{self.prog} --help`).")
+
+        def _match_argument(self, action: argparse.Action, pattern: str) -> int:
+            try:
+                return super()._match_argument(action, pattern)
+            except argparse.ArgumentError:
+                if not isinstance(action.metavar, tuple):
+                    raise
+                raise argparse.ArgumentError(
+                    None, f"{action.option_strings[0]} takes {len(action.metavar)} "
+                    f"words, {' '.join(action.metavar)}, without =") from None
+
+        def _check_value(self, action: argparse.Action, value: object) -> None:
+            if action.choices is not None and value not in action.choices:
+                what = "/".join(action.option_strings) or str(action.metavar).lower()
+                raise argparse.ArgumentError(
+                    None, f"unknown {what} {str(value)!r}"
+                    f"{nearest(str(value), action.choices)}; allowed: "
+                    f"{', '.join(map(str, action.choices))}")
+
+    def run() -> int:
+        words = list(rest)
+        if word == "runs" and (not words or words[0].startswith("-")):
+            words.insert(0, "list")
+        parser = Parser(prog=f"noisylabels {word}", allow_abbrev=False,
+                        formatter_class=argparse.RawDescriptionHelpFormatter)
+        module.add_arguments(parser)
+        known = list(parser._option_string_actions)
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                known += [o for w in words if w in action.choices
+                          for o in action.choices[w]._option_string_actions]
         try:
-            return super()._match_argument(action, arg_strings_pattern)
-        except argparse.ArgumentError:
-            if not isinstance(action.metavar, tuple):
+            args, extra = parser.parse_known_args(words)
+        except SystemExit:  # --help
+            return 0
+        except ValueError:
+            extra = [w for w in words if w.startswith("--")
+                     and w.split("=")[0] not in known]
+            if not extra:
                 raise
-            words = f"{len(action.metavar)} words, {' '.join(action.metavar)}"
-            raise argparse.ArgumentError(
-                None, f"{'/'.join(action.option_strings)} takes {words}, without ="
-            ) from None
+        if extra:
+            parser.error(f"unknown argument {extra[0]!r}"
+                         f"{nearest(extra[0].split('=')[0], known)}")
+        rest.clear()
+        return int(module.main(args))
 
-    def _check_value(self, action: argparse.Action, value: object) -> None:
-        if action.choices is not None and value not in action.choices:
-            near, allowed = (
-                nearest(str(value), action.choices),
-                ", ".join(map(str, action.choices)),
-            )
-            what = "/".join(action.option_strings) or str(action.metavar
-                                                          or action.dest).lower()
-            raise argparse.ArgumentError(
-                None, f"unknown {what} {str(value)!r}{near}; allowed: {allowed}"
-            )
+    command = TyperCommand(word, callback=run, add_help_option=False)
+    command.parse_args = lambda ctx, args: []  # type: ignore[method-assign]
+    return command
 
 
-def available() -> dict[str, tuple[str, str, str]]:
-    """The commands whose module exists."""
-    return {
-        word: entry
-        for word, entry in COMMANDS.items()
-        if importlib.util.find_spec(f"noisylabels.{entry[0]}") is not None
-    }
-
-
-def parse(words: Sequence[str]) -> argparse.Namespace:
-    """The arguments; `args.run` is the chosen subcommand's `main`."""
-    words = list(words)
-    if (words and words[0] in IMPLIED
-            and (len(words) == 1
-                 or words[1].startswith("-") and words[1] not in ("-h", "--help"))):
-        words.insert(1, IMPLIED[words[0]])
-    parser = Parser(
-        prog="noisylabels",
-        allow_abbrev=False,
-        description="Learning with noisy labels: train, look, rerun.",
-        epilog="noisylabels COMMAND --help says more and gives an example.",
-    )
-    parser.add_argument("--version", action="version",
-                        version=f"noisylabels {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    chosen = None
-    for word, (module, what, example) in available().items():
-        sub = commands.add_parser(
-            word,
-            help=what,
-            allow_abbrev=False,
-            description=f"{what[0].upper()}{what[1:]}.",
-            epilog=f"example:\n  {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        if words and words[0] == word:
-            chosen = sub
-            loaded = importlib.import_module(f"noisylabels.{module}")
-            loaded.add_arguments(sub)
-            sub.set_defaults(run=loaded.main)
-    # before its options are blamed
-    if words and not words[0].startswith("-") and chosen is None:
-        parser.error(
-            f"unknown command {words[0]!r}{nearest(words[0], available())}; allowed: "
-            f"{', '.join(available())}")
-    known, mine = _options(chosen or parser, words), chosen or parser
-    try:
-        args, extra = parser.parse_known_args(words)
-    # a misspelt option may be why another one is missing: say that first
-    except ValueError:
-        args, extra = (
-            argparse.Namespace(),
-            [w for w in words if w.startswith("--") and w.split("=")[0] not in known],
-        )
-        if not extra:
-            raise
-    if extra:
-        mine.error(
-            f"unknown argument {extra[0]!r}{nearest(extra[0].split('=')[0], known)}")
-    return args
-
-
-def _options(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:
-    """Every option that the parser, or its action named in `words`, knows."""
-    known = list(parser._option_string_actions)
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            known += [
-                o
-                for w in words
-                if w in action.choices
-                for o in action.choices[w]._option_string_actions
-            ]
-    return known
+# ----- end of the pass-through -----
 
 
 class Unheard:
@@ -165,57 +142,41 @@ class Unheard:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        try:
-            self._stream.write(text)
-        except BrokenPipeError:
-            _silence(self._stream)
-        return len(text)
+        return int(self._unless_gone(self._stream.write, text) or len(text))
 
     def flush(self) -> None:
+        self._unless_gone(self._stream.flush)
+
+    def _unless_gone(self, do: Any, *what: str) -> Any:
         try:
-            self._stream.flush()
-        except BrokenPipeError:
-            _silence(self._stream)
-
-
-def _silence(stream: Any) -> None:
-    """What is still written to the stream goes nowhere."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
-
-
-def _only_prints(args: argparse.Namespace) -> bool:
-    flags = ("dry_run", "list", "help_parameters")
-    return args.command == "runs" or any(getattr(args, flag, False) for flag in flags)
+            return do(*what)
+        except BrokenPipeError:  # what is still written goes nowhere
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: this process's) and return its exit
     code."""
-    streams, works = (sys.stdout, sys.stderr), False
+    streams = (sys.stdout, sys.stderr)
     for stream in streams:
         if hasattr(stream, "reconfigure"):
             # a terminal that cannot show "±" shows "?"
             stream.reconfigure(errors="replace")
+    heard: list[Any] = [Unheard(stream) for stream in streams]
+    sys.stdout, sys.stderr = heard
+    command = typer.main.get_command(app)
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        try:
-            args = parse(sys.argv[1:] if argv is None else argv)
-        finally:
-            sys.stdout.flush()  # --help ends here
-        if works := not _only_prints(args):
-            unheard: list[Any] = [Unheard(stream) for stream in streams]
-            sys.stdout, sys.stderr = unheard
-        code = int(args.run(args))
-        sys.stdout.flush()
-        return code
+        with command.make_context("noisylabels", words) as context:
+            return int(command.invoke(context))
+    except typer.Exit as end:  # --help, --version
+        return end.exit_code
     except KeyboardInterrupt:
         return _say("stopped.", 130)
-    except BrokenPipeError as error:
-        if works:  # some other pipe than the output's
-            return _say(str(error), 1)
-        _silence(sys.stdout)
-        return 0
+    except TyperException as error:
+        return _say(common.sentence(error), 2)
     except Failed as error:
         return _say(str(error), 1)
     except ValueError as error:
@@ -238,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(str(error), 1)
     finally:
         with suppress(OSError):
-            Unheard(streams[0]).flush()
+            heard[0].flush()
         sys.stdout, sys.stderr = streams
 
 

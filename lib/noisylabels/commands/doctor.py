@@ -3,7 +3,6 @@ costs."""
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import importlib.util
 import os
@@ -16,6 +15,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from .. import paths, wording
 from ..training import runs
@@ -45,7 +47,7 @@ class Report:
     def say(self, heading: str, text: str) -> None:
         shown = heading if heading != self._heading else ""
         self._heading = heading
-        print(common.facts([(shown, text)]).removeprefix("  "), flush=True)
+        print(f"{shown:<12}{wording.plain(text)}", flush=True)
 
     def wrong(self, heading: str, text: str) -> None:
         """Something required does not work; `text` also says what to do."""
@@ -53,24 +55,24 @@ class Report:
         self.say(heading, f"BROKEN: {text}")
 
 
-def add_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument(
-        "--download",
-        action="append",
-        default=[],
-        choices=("cifar10", "cifar100"),
-        metavar="NAME",
-        help="first fetch cifar10 or cifar100 with torchvision",
-    )
-    p.add_argument("--tidy", action="store_true",
-                   help="delete what kills left behind and no run needs")
-    p.add_argument("--quick", action="store_true", help="do not time this machine")
-    p.add_argument("--device", default="auto",
-                   help="what to time: auto (default), cpu, cuda")
-    common.add_threads(p)
+app = common.app()
 
 
-def main(args: argparse.Namespace) -> int:
+@app.command(cls=common.Command,
+             epilog="example:\n  noisylabels doctor --download cifar10")
+def main(
+    download: Annotated[list[str] | None, typer.Option(
+        metavar="NAME", help="first fetch cifar10 or cifar100 with torchvision")] = None,
+    tidy: Annotated[bool, typer.Option(
+        "--tidy", help="delete what kills left behind and no run needs")] = False,
+    quick: Annotated[bool, typer.Option(
+        "--quick", help="do not time this machine")] = False,
+    device: common.Device = "auto",
+    threads: common.Threads = None,
+) -> int:
+    """Say what is here, whether it works and what a run costs."""
+    for name in download or ():
+        wording.choose("--download", name, ("cifar10", "cifar100"))
     report = Report()
     versions(report)
     if importlib.util.find_spec("torch") is None:
@@ -79,16 +81,16 @@ def main(args: argparse.Namespace) -> int:
     from ..data import datasets
     from ..training import engine
 
-    engine.set_threads(args.threads)
-    execution = engine.Execution(args.device).resolve()
-    for name in args.download:
+    engine.set_threads(threads)
+    execution = engine.Execution(device).resolve()
+    for name in download or ():
         print(f"fetching {name} into {wording.shown(paths.datasets_dir())}", flush=True)
         datasets.download(name)
     machine(report, execution)
     data(report)
     disk(report)
-    store(report, args.tidy)
-    if not args.quick:
+    store(report, tidy)
+    if not quick:
         speed(report, execution)
     if report.broken:
         print(f"\n{wording.count(len(report.broken), 'thing')} to mend:",

@@ -183,7 +183,7 @@ def show(args: argparse.Namespace) -> int:
         ("processor", _known(info, "instructions")), *_parts(info),
         ("folder", wording.shown(run.folder) if run.folder else "none"),
     ]
-    print(common.facts(about) + "\n")
+    print(common.old_facts(about) + "\n")
     if not run.finished:
         print(f"FAILED: {info.get('why', 'no reason recorded')}\n")
     else:

@@ -137,7 +137,7 @@ def main(args: argparse.Namespace) -> int:
     print(announcement(s, execution, plan), flush=True)
     if anew or not (there is not None and there.finished):
         print(
-            common.facts([("takes", expected(s, execution, begun,
+            common.old_facts([("takes", expected(s, execution, begun,
                                              timed=args.dry_run))]), flush=True,
         )
     if lacks:
@@ -284,7 +284,7 @@ def announcement(s: runs.Setting, execution: Any, plan: str) -> str:
         *(w for w, on in (("compiled", execution.compile),
                           ("CUDA graph", execution.graph)) if on),
     ]
-    return f"{s}\n" + common.facts(
+    return f"{s}\n" + common.old_facts(
         [("data", data), ("network", net),
          ("options", " ".join(f"{k}={wording.words_of(v)}" for k, v in o.items())),
          ("seeds", f"split {s.split_seed}, noise {s.noise_seed}, init {s.init_seed}"),
