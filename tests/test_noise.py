@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from noisylabels import noise
-from noisylabels.noise import models
 
 N = 20000
 EXACT = ("symmetric", "symmetric-exclusive", "asymmetric", "asymmetric-blocks", "confusion")
@@ -284,7 +283,7 @@ def test_class_maps():
     for m in (blocks, superclasses):
         assert sorted(m.tolist()) == list(range(100)) and (m != torch.arange(100)).all()
     assert all(noise.class_map(n).dtype == torch.int64 for n in noise.MAPS)
-    assert np.bincount(models.CIFAR100_SUPERCLASS).tolist() == [5] * 20
+    assert np.bincount(noise.CIFAR100_SUPERCLASS).tolist() == [5] * 20
 
 
 def test_asymmetric_noise_reads_the_clean_labels():
@@ -330,7 +329,7 @@ def test_the_map_comes_from_the_argument_that_says_most():
 
 def test_superclasses_of_cifar100_with_and_without_the_samples_own():
     y = labels(100)[:60]  # some classes have no sample
-    coarse = np.array(models.CIFAR100_SUPERCLASS)[y]
+    coarse = np.array(noise.CIFAR100_SUPERCLASS)[y]
     m = noise.class_map("cifar100")
     for kw in ({}, {"coarse": coarse}):
         out = noise.corrupt(y, "asymmetric-coin", 1.0, 100, 0, dataset="cifar100", **kw)
@@ -344,7 +343,7 @@ def test_superclasses_of_cifar100_with_and_without_the_samples_own():
 def test_uniform_noise_inside_the_superclass():
     y = labels(100, 50000)
     out = noise.corrupt(y, "superclass", 0.4, 100, 5, dataset="cifar100")
-    group = torch.tensor(models.CIFAR100_SUPERCLASS)
+    group = torch.tensor(noise.CIFAR100_SUPERCLASS)
     assert int(out.wrong.sum()) == 20000
     assert torch.equal(group[out.y_given], group[out.y_true])
     t = noise.flips("superclass", 100, dataset="cifar100")
@@ -566,7 +565,7 @@ def test_clean_labels_are_the_ones_the_checksums_speak_of(cifar10, cifar100):
 
 def test_superclass_table_is_the_one_of_the_label_files(cifar100):
     table = noise.superclass_of(cifar100.y_train, cifar100.coarse_train, 100)
-    assert tuple(table.tolist()) == models.CIFAR100_SUPERCLASS
+    assert tuple(table.tolist()) == noise.CIFAR100_SUPERCLASS
     out = [
         noise.corrupt(cifar100.y_train, "asymmetric", 0.4, 100, 3, **kw).y_given
         for kw in ({"coarse": cifar100.coarse_train}, {"dataset": "cifar100"})
