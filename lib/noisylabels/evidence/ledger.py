@@ -5,7 +5,8 @@ claim, by the rules of `published.RULES`; `judge` applies them, `judge_cell` hol
 printed number against the runs of its setting. What was not run, or has no check, says
 what it would take.
 
-Only runs with a method's usual settings count (`usual`): an ablation decides no claim.
+Only runs with a method's usual settings count (`rules.usual`), and the arms that a check
+names; any other ablation decides no claim.
 Budgets are never mixed; of those that decide, the largest speaks. A budget decides a
 check when its runs reach what the claim speaks of (`Check.decidable_at`) and both sides
 were trained equally (`published.compare`); runs that do not are told, and the state is
@@ -20,18 +21,17 @@ import math
 import re
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from .. import lab, methods
 from ..training import runs
 from ..training.runs import Run
 from . import published
-from .published import MARGIN, MIN_RUNS, Cell, Check, Claim, Verdict
+from .published import MIN_RUNS, Cell, Check, Claim, Verdict
+from .rules import Outcome, by_case, cases_of, outcomes, setting_of
 from .tables import (
     STYLE,
     Html,
@@ -39,8 +39,6 @@ from .tables import (
     badge,
     data_name,
     markup,
-    mean_last_10,
-    method_of,
     name_of,
     noise_name,
     plain_table,
@@ -53,22 +51,6 @@ BUDGETS = published.DECIDING[::-1]
 """Budgets that can decide a claim, the strongest first; the digits of `smoke` decide none."""
 STATES = (*published.STATES, "no check yet")
 SHOWN = 3  # comparisons of a claim that are told in full
-POINTS = 10.0  # rule `mends`: this far above the given labels
-AUC, EARLY = 0.75, 10  # rule `ranks`: at least this, in about this epoch
-
-Case = tuple[str, str, str, float]  # method, dataset, noise, rate
-Seeds = tuple[int, int, int]
-Runs = Mapping[Case, Mapping[Seeds, Run]]
-
-
-class Outcome(NamedTuple):
-    """One comparison: True, False or None (not settled); `done` False when not run, or
-    when `barred` says why its runs cannot decide it."""
-
-    done: bool
-    holds: bool | None
-    words: str
-    barred: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,177 +71,6 @@ class Target:
     cell: Cell
     verdict: Verdict
     ours: Summary | None = None
-
-
-# ------------------------------------------------------------------------- runs, sorted
-
-
-def usual(recorded: Iterable[Run]) -> list[Run]:
-    """The finished runs whose method has its usual settings for that budget."""
-    return [r for r in recorded if r.finished and _is_usual(r)]
-
-
-def _is_usual(run: Run) -> bool:
-    s = run.setting
-    try:
-        wanted = lab.setting(s.method, s.dataset, s.noise, s.rate, s.budget)
-        return wanted.cell.key == s.cell.key
-    except ValueError:  # a method, noise or data set that is known no more
-        return False
-
-
-def by_case(recorded: Iterable[Run], budget: str) -> dict[Case, dict[Seeds, Run]]:
-    """The usual runs of one budget, by what was run and by their three seeds."""
-    cases: dict[Case, dict[Seeds, Run]] = {}
-    for run in usual(r for r in recorded if r.setting.budget == budget):
-        s = run.setting
-        seeds = (s.split_seed, s.noise_seed, s.init_seed)
-        cases.setdefault((s.method, s.dataset, s.noise, round(s.rate, 6)),
-                         {})[seeds] = run
-    return cases
-
-
-def cases_of(check: Check) -> list[Case]:
-    """Everything that must be run for a check."""
-    names = [check.method, *(check.others.split() if check.rule == "above" else ())]
-    return [(name, check.dataset, check.noise, round(float(rate), 6))
-            for rate in check.rates.split() for name in names]
-
-
-# --------------------------------------------------------------------------- the rules
-
-
-def above(one: Mapping[Seeds, Run], other: Mapping[Seeds, Run]) -> Outcome:
-    """Rule `above`: the last epoch of `one` against that of `other`, by
-    `published.compare`."""
-    found = published.compare(one.values(), other.values())
-    if found.paired.n < MIN_RUNS:
-        return Outcome(False, None, f"{found.paired.n} of {MIN_RUNS} paired runs")
-    words = f"{found.paired.answer}, {found.paired.numbers}"
-    if found.unequal:
-        return Outcome(False, None, f"{found.unequal}, {found.paired.numbers}",
-                       f"unequal training, {found.unequal}")
-    return Outcome(True, found.holds, words)
-
-
-def _level(run: Run) -> bool:
-    return 100 * (run.best() - mean_last_10(run)) <= MARGIN
-
-
-def _memorises(run: Run) -> bool:
-    """Early peak, later fall, wrong labels learnt in between."""
-    at = int(np.nanargmax(run.last_stage()))
-    falls = 100 * (run.best() - run.last()) > MARGIN
-    return falls and run.last("wrong_fit") > float(run.last_stage("wrong_fit")[at])
-
-
-def _final(run: Run, column: str) -> float:
-    """The last value of a column that is a number; NaN without any."""
-    values = np.asarray(run.epochs.get(column, ()), float)
-    values = values[np.isfinite(values)]
-    return float(values[-1]) if len(values) else math.nan
-
-
-def _mends(run: Run) -> bool:
-    given = 100 * (1 - run.info["realised_rate"])
-    return 100 * _final(run, "label_accuracy") >= given + POINTS
-
-
-def _early_auc(run: Run) -> float:
-    """Area under the ROC curve of MixNN's w in the tenth epoch, or in the last epoch
-    before the corrections of labels where these begin sooner; NaN when not noted.
-
-    After a correction w says that the network agrees with its targets, no longer that a
-    label is right. An epoch's w comes from the losses before its first step: in epoch
-    10 of the published schedule, after nine epochs of cross entropy. As w falls with
-    the loss, but for the lowest losses where the mixture's wider component may come
-    back, this is nearly the area of the loss.
-    """
-    o = run.setting.options
-    at = max(o["warm_up"], min(EARLY, o["start_epoch"] - 1))
-    values = run.epochs.get("auc", ())
-    return float(values[at - 1]) if len(values) >= at else math.nan
-
-
-def _ranks(run: Run) -> bool:
-    return _early_auc(run) >= AUC
-
-
-EACH: dict[str, Callable[[Run], bool]] = {
-    "level": _level, "memorises": _memorises, "mends": _mends, "ranks": _ranks,
-}  # fmt: skip
-"""Rules that look at one run at a time: they hold when they hold in every run."""
-
-
-SEEN: dict[str, tuple[Callable[[Run], float], str, str]] = {
-    "level": (lambda r: 100 *
-              (r.best() - mean_last_10(r)), "best epoch minus mean of the last ten:",
-              f" points; at most {MARGIN:g} allowed"),
-    "memorises":
-        (lambda r: 100 * (r.best() - r.last()), "best epoch minus last:",
-         f" points; more than {MARGIN:g} needed, and wrong labels learnt since"),
-    "mends":
-        (lambda r: 100 * (_final(r, "label_accuracy") + r.info["realised_rate"] - 1),
-         "share of right labels among the targets minus that among the given labels:",
-         f" points; at least {POINTS:g} needed"), "ranks":
-             (_early_auc, "area under the ROC curve before labels are corrected:",
-              f"; at least {AUC:g} needed"),
-}  # fmt: skip
-"""For those rules: the number that is looked at, and the words before and behind it."""
-
-
-def _seen(rule: str, found: Iterable[Run]) -> str:
-    """What a rule looked at in each run, in words."""
-    number, before, behind = SEEN[rule]
-    values = [number(r) for r in found]
-    shown = [
-        "not noted" if math.isnan(v) else f"{v:.2f}".replace("-", "\u2212")
-        for v in values
-    ]
-    return f"{before} {', '.join(shown)}{behind}"
-
-
-def _called(method: str, of: Mapping[Any, Run]) -> str:
-    """The method's name on a page, as these runs of it were made: ELR* where ELR
-    restarts."""
-    return name_of(next((method_of(r.setting) for r in of.values()), method))
-
-
-def outcomes(check: Check, cases: Runs, budget: str = "paper") -> list[Outcome]:
-    """The comparisons of a check, one a rate and, for `above`, one a rival. Not for
-    `number`.
-
-    `budget`: of the runs in `cases`; below `check.decidable_at` it bars every
-    comparison.
-    """
-    out = []
-    for rate in check.rates.split():
-        at = (check.dataset, check.noise, round(float(rate), 6))
-        mine = cases.get((check.method, *at), {})
-        where = f"{data_name(check.dataset)}, {noise_name(check.noise, float(rate))}"
-        if check.rule == "above":
-            for name in check.others.split():
-                theirs = cases.get((name, *at), {})
-                found = above(mine, theirs)
-                said = (
-                    f"{_called(check.method, mine)} over {_called(name, theirs)}, {where}: "
-                    f"{found.words}")
-                out.append(found._replace(words=said))
-        else:
-            hits = [EACH[check.rule](r) for r in mine.values()]
-            done = len(hits) >= MIN_RUNS
-            holds = True if all(hits) else None if any(hits) else False
-            said = (
-                f"{_called(check.method, mine)}, {where}: met in {sum(hits)} of {len(hits)} "
-                f"runs ({_seen(check.rule, mine.values())})")
-            out.append(Outcome(done, holds if done else None, said))
-    if published.decides(budget, check.decidable_at):
-        return out
-    late = f"only the {check.decidable_at} budget reaches what is claimed"
-    if check.decidable_at != BUDGETS[0]:
-        late = f"the {check.decidable_at} budget is the smallest that reaches what is claimed"
-    return [o._replace(done=False, barred=o.barred or late) if o.done or o.barred else o
-            for o in out]
 
 
 # --------------------------------------------------------------------------- claims
@@ -328,10 +139,12 @@ def _smallest(check: Check) -> str:
 def _equal_settings(check: Check, budget: str) -> bool:
     """Whether a budget's usual settings give all methods of a check the same network
     and length; a method that is not built yet is passed over."""
+    if check.measure:  # taken while training: an order of methods it is not
+        return True
     lengths: dict[tuple[str, str, float], set[Any]] = {}
     for case in cases_of(check):
-        if case[0] in methods.NAMES:
-            s = lab.setting(*case, budget)
+        if case[0].partition(":")[0] in methods.NAMES:
+            s = setting_of(case, budget)
             # a length in steps is the paper budget's alone
             samples = s.max_samples or 50_000
             lengths.setdefault(case[1:], set()).add(
@@ -432,7 +245,7 @@ def _judge_numbers(claim: Claim, checks: list[Check],
 def _would_take(checks: list[Check]) -> str:
     """The runs that a claim rests on, in words."""
     cases = dict.fromkeys(case for c in checks for case in cases_of(c))
-    names = list(dict.fromkeys(case[0] for case in cases))
+    names = list(dict.fromkeys(case[0].partition(":")[0] for case in cases))
     absent = [name_of(n) for n in names if n not in methods.NAMES]
     least = _least([c for c in checks if c.rule != "number"] or checks)
     budget = least if least == BUDGETS[0] else f"{least} or larger"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import lab, noise, wording
-from ..evidence import ledger, published
+from ..evidence import published, rules
 from ..evidence.published import MIN_RUNS, Cell, Verdict
 from ..evidence.tables import Summary
 from ..training import runs
@@ -109,12 +109,12 @@ def _claim(plan: Plan, summary: Summary, cell: Cell, budget: str) -> bool | None
             if (r := _recorded(plan, other, budget, k)) is not None
         ]
         printed = cell.published_value - other.published_value
-        above = ledger.above(_by_seed(summary.runs), _by_seed(theirs)).holds
+        above = rules.above(_by_seed(summary.runs), _by_seed(theirs)).holds
         return None if above is None or printed == 0 else above == (printed > 0)
     return None
 
 
-def _by_seed(found: Iterable[runs.Run]) -> dict[ledger.Seeds, runs.Run]:
+def _by_seed(found: Iterable[runs.Run]) -> dict[rules.Seeds, runs.Run]:
     return {(s.split_seed, s.noise_seed, s.init_seed): r for r in found
             for s in [r.setting]}
 
