@@ -7,8 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from noisylabels import lab, methods, noise, paths
-from noisylabels.data import datasets
+from noisylabels import lab, methods, paths
 from noisylabels.evidence import ledger, published, rules, tables
 from noisylabels.evidence.published import Check, Claim
 from noisylabels.training import runs
@@ -141,7 +140,7 @@ def test_an_unknown_rule_is_named_with_its_line(tmp_path):
     text = (published.paths.published_dir() / "checks.csv").read_text().splitlines()
     text[3] = text[3].replace(",above,", ",beats,")
     (tmp_path / "checks.csv").write_text("\n".join([*text, ""]), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"line 4: rule 'beats' is not one of above, within, number"):
+    with pytest.raises(ValueError, match=r"line 4: rule 'beats' is not one of above, within, num"):
         published.load_checks(tmp_path)
 
 

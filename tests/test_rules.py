@@ -1,4 +1,4 @@
-"""Rules that look at one run, and measures that two are compared in, by numbers known beforehand."""
+"""Rules that look at one run, and the measures that two are compared in, by known numbers."""
 
 from __future__ import annotations
 
