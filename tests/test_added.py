@@ -1,14 +1,21 @@
-"""What a user adds in one file: a kind of noise, usable by its name at once."""
+"""What a user adds in one file, usable by its name at once: noise, a data set, a method."""
 
 from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from noisylabels import lab, noise
+from noisylabels.data import datasets, sets
 from noisylabels.noise import kinds, matrices
-from noisylabels.training import runs
+from noisylabels.training import runs, schema
 
 
 @pytest.fixture
@@ -20,9 +27,9 @@ def home(tmp_path, monkeypatch):
 @pytest.fixture
 def forget(monkeypatch):
     """The registers as they were, after the test."""
-    for name in ("_EVERY", "KINDS", "NEEDS"):
-        table = getattr(kinds, name)
-        for key in ("next-digit", "two-on"):  # removed again when the test ends
+    for table in (kinds._EVERY, kinds.KINDS, kinds.NEEDS, sets.ABOUT, sets.SIZES,
+                  sets.HUMAN_LABELS):
+        for key in ("next-digit", "two-on", "stripes"):  # removed again when the test ends
             monkeypatch.setitem(table, key, None)
             monkeypatch.delitem(table, key)
 
@@ -84,3 +91,90 @@ def test_a_kind_refuses_what_it_cannot_draw_before_any_data_are_read():
         lab.setting("cross_entropy", noise="none", rate=0.4)
     with pytest.raises(ValueError, match=r"its rate must lie in \[0, 1\)"):
         lab.setting("cross_entropy", noise="semantic", rate=1.0)
+
+
+def stripes(root):
+    """Ten classes of 8x8 stripes: row or column of the class is bright."""
+    x, y = torch.zeros(250, 1, 8, 8, dtype=torch.uint8), torch.arange(250) % 10
+    for k in range(250):
+        line = x[k, 0, int(y[k])] if y[k] < 8 else x[k, 0, :, int(y[k]) - 8]
+        line.fill_(255 - k // 10)
+    return datasets.Dataset("stripes", x[:200], y[:200], x[200:], y[200:],
+                            tuple("0123456789"), (0.1,), (0.3,), pad=1, flip=False)
+
+
+def test_a_data_set_of_ones_own_is_trained_recorded_and_loaded(home, forget):
+    datasets.register(datasets.About("stripes", stripes, (20,) * 10, test=50, channels=1,
+                                     pixels=8))
+    assert "stripes" in datasets.NAMES and datasets.SIZES["stripes"] == (200, 50, 10, 1, 8)
+    assert datasets.load("stripes").num_classes == 10 and datasets.absent("stripes") == ""
+    assert {"symmetric", "drpl-uniform"} <= set(lab.noise_kinds("stripes"))
+    assert not {"ood-uniform", "semantic", "human-worse"} & set(lab.noise_kinds("stripes"))
+    with pytest.raises(ValueError, match="the smoke budget is made for the digits"):
+        lab.setting("cross_entropy", "stripes")
+    with pytest.raises(ValueError, match="'asymmetric' needs a class map"):
+        lab.setting("cross_entropy", "stripes", "asymmetric", 0.2, "laptop", network="tiny")
+    s = lab.setting("cross_entropy", "stripes", "symmetric", 0.2, "laptop", network="tiny",
+                    epochs=2, batch_size=32, precision="float32")
+    assert s.max_samples == 10_000 and lab.images(s).train == 180
+    run = lab.run(s)
+    (found,) = runs.find(dataset="stripes")
+    assert found.setting == s and found.last() == run.last()
+    assert found.info["samples"] == 180 and str(s.path).startswith("stripes/symmetric-0.20/")
+    with pytest.raises(ValueError, match="stripes has no address: there is nothing to download"):
+        datasets.download("stripes")
+
+
+def test_a_taken_data_set_is_refused():
+    with pytest.raises(ValueError, match="there is a dataset 'digits' already"):
+        datasets.register(datasets.About("digits", stripes))
+
+
+def test_the_schema_and_the_register_know_the_same_data_sets():
+    assert tuple(datasets.NAMES) == schema.DATASETS
+
+
+ADDED = {
+    "noise/next_digit.py": """
+import torch
+from .kinds import Kind, register
+
+@register
+class NextDigit(Kind):
+    name, says = "next-digit", "each label sent to the next digit"
+
+    def make(self, samples, rate, seed, execution=None):
+        return samples.labels(self, rate, (samples.y_true + 1) % 10, seed)
+""",
+    "data/dark.py": """
+import torch
+from .sets import About, Dataset, register
+
+def read(root):
+    x, y = torch.randint(255, (120, 1, 8, 8), dtype=torch.uint8), torch.arange(120) % 10
+    return Dataset("dark", x[:100], y[:100], x[100:], y[100:], tuple("0123456789"), (0.5,), (0.3,))
+
+register(About("dark", read, (10,) * 10, test=20, channels=1, pixels=8))
+""",
+    "methods/own.py": '''
+"""Cross entropy under another name."""
+from .cross_entropy import Settings, published, train
+''',
+}
+
+
+def test_one_file_each_in_the_library_and_nothing_else(tmp_path):
+    """A copy of the library with a file more for a noise, a data set and a method."""
+    copy = tmp_path / "lib" / "noisylabels"
+    shutil.copytree(Path(lab.__file__).parents[1], copy,
+                    ignore=shutil.ignore_patterns("__pycache__"))
+    for name, text in ADDED.items():
+        (copy / name).write_text(text, encoding="utf-8")
+    code = ("from noisylabels import lab\n"
+            "s = lab.setting('own', 'dark', 'next-digit', 1.0, 'laptop', network='tiny', "
+            "epochs=1, batch_size=32)\n"
+            "print(lab.run(s).info['realised_rate'], lab.run(s).folder.parts[-4:-1])")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path / "lib"),
+                                             "NOISYLABELS_HOME": str(tmp_path)})
+    assert done.stdout == "1.0 ('dark', 'next-digit-1.00', 'own')\n", done.stderr

@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from noisylabels.data import cifar, datasets, imagenet, torchvision_guard
+from noisylabels.data import cifar, datasets, imagenet, splits, torchvision_guard
 
 DOCTOR = "noisylabels doctor --download"
 
@@ -420,7 +420,7 @@ def test_an_unknown_name(given, near):
 
 def fake_torchvision(monkeypatch, make) -> None:
     module = types.SimpleNamespace(datasets=types.SimpleNamespace(CIFAR10=make, CIFAR100=make))
-    monkeypatch.setattr(datasets, "import_torchvision", lambda: module)
+    monkeypatch.setattr(cifar, "import_torchvision", lambda: module)
 
 
 def test_download_checks_what_it_got(small, monkeypatch):
@@ -831,10 +831,10 @@ def test_subset_of_cifar(cifar10, cifar100):
 def test_shares_add_up():
     for counts in ([1, 1, 1], [5, 0, 3], [178, 182, 177, 183], [10**9, 7]):
         for total in (0, 1, 2, 3, 7):
-            shares = datasets._shares(np.array(counts), total)
+            shares = splits.shares(np.array(counts), total)
             exact = np.array(counts) * total / sum(counts)
             assert shares.sum() == total and (abs(shares - exact) < 1).all()
-    assert datasets._shares(np.array([1, 1, 1]), 2).tolist() == [1, 1, 0]  # ties: the lower class
+    assert splits.shares(np.array([1, 1, 1]), 2).tolist() == [1, 1, 0]  # ties: the lower class
 
 
 # --------------------------------------------------------------------------- your own dataset

@@ -246,7 +246,7 @@ WRONG = [
     {"seconds_per_epoch": "x"}, {"trusted": None}, {"validation": "x"}, {"parts": 3},
     {"parts": [3]}, {"parts": [{"epochs": [2, 1]}]}, {"parts": [{"commit": 1}]}, {"_signals": 1},
     {"noise_note": 1}, {"noise_redrawn": "x"}, {"signals_lack": 3}, {"threads": 0},
-    {"setting": 3}, {"setting": []}, {"setting__dataset": "svhn"}, {"setting__dataset": 3},
+    {"setting": 3}, {"setting": []}, {"setting__dataset": "sv hn"}, {"setting__dataset": 3},
     {"setting__rate": "0.6"}, {"setting__rate": 2}, {"setting__rate": True},
     {"setting__options": []}, {"setting__options": {"network": {"a": 1}}},
     {"setting__options": {"network": "\x1b[31mred"}}, {"setting__options": {"x": [[1]]}},

@@ -496,9 +496,9 @@ def _absent_of_runs(all_of: Mapping[str, Any]) -> str:
         for s in settings for k in range(count)
     ):
         return ""
-    from ..data import datasets
+    from .. import noise
 
-    return datasets.absent(all_of["dataset"], str(all_of.get("noise", "")))
+    return noise.absent(all_of["dataset"], str(all_of.get("noise", "")))
 
 
 def _as(text: str, kind: str) -> Any:

@@ -95,7 +95,7 @@ def _found(args: argparse.Namespace) -> tuple[list[Run], int]:
     settings = [r.setting for r in every]
     known = {
         "method": {*methods.NAMES, *(s.method for s in settings)},
-        "dataset": set(schema.DATASETS),
+        "dataset": {*schema.DATASETS, *(s.dataset for s in settings)},
         "noise": {s.noise for s in settings},
         "budget": set(runs.BUDGETS),
     }

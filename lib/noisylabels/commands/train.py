@@ -104,8 +104,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from .. import lab
-    from ..data import datasets
+    from .. import lab, noise
     from ..training import engine
 
     engine.set_threads(args.threads)
@@ -123,7 +122,7 @@ def main(args: argparse.Namespace) -> int:
             )
     elif there is not None and not args.again:
         plan = "it failed before; --again trains it once more"
-    elif lacks := datasets.absent(s.dataset, s.noise):
+    elif lacks := noise.absent(s.dataset, s.noise):
         plan = "it cannot be trained"
     elif begun:
         plan = f"begun before: it goes on after epoch {begun}"

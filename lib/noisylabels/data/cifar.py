@@ -23,6 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .torchvision_guard import import_torchvision
+
 PIXELS = 3 * 32 * 32
 _CHUNK = 1000  # records held at once beside the result
 
@@ -56,30 +58,8 @@ class Source:
         return f"mend it with `noisylabels doctor --download {self.name}`"
 
 
-_CIFAR10_SHA1 = (
-    "aadd24acce27caa71bf4b10992e9e7b2d74c2540",
-    "c0ba65cce70568cd57b4e03e9ac8d2a5367c1795",
-    "1dd00a74ab1d17a6e7d73e185b69dbf31242f295",
-    "aab85764eb3584312d3c7f65fd2fd016e36a258e",
-    "26e2849e66a845b7f1e4614ae70f4889ae604628",
-)
-SOURCES = {
-    "cifar10": Source(
-        name="cifar10", title="CIFAR-10", binary_folder="cifar-10-batches-bin",
-        python_folder="cifar-10-batches-py", label_keys=("labels",), train=tuple(
-            Part(f"data_batch_{i}.bin", f"data_batch_{i}", 10_000, sha1)
-            for i, sha1 in enumerate(_CIFAR10_SHA1, start=1)),
-        test=Part("test_batch.bin", "test_batch", 10_000,
-                  "67eb016db431130d61cd03c7ad570b013799c88c"),
-    ), "cifar100": Source(
-        name="cifar100", title="CIFAR-100", binary_folder="cifar-100-binary",
-        python_folder="cifar-100-python", label_keys=("coarse_labels", "fine_labels"),
-        train=(Part("train.bin", "train", 50_000,
-                    "e207cd2e05b73b1393c74c7f5e7bea451d63e08e"),),
-        test=Part("test.bin", "test", 10_000,
-                  "8fb6623e830365ff53cf14adec797474f5478006"),
-    ),
-}
+SOURCES: dict[str, Source] = {}
+"""Data set -> its files; `cifar10` and `cifar100` say theirs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +86,8 @@ def read(source: Source, root: Path) -> Raw:
     binary, python = root / source.binary_folder, root / source.python_folder
     if not binary.is_dir() and not python.is_dir():
         raise FileNotFoundError(
-            f"{source.title} is not in {root}: expected the folder {source.binary_folder} or "
-            f"{source.python_folder}; {source.mend}")
+            f"{source.title} is not in {root}: expected the folder "
+            f"{source.binary_folder} or {source.python_folder}; {source.mend}")
     if not binary.is_dir():
         return read_python(source, root)
     try:
@@ -127,6 +107,25 @@ def read_python(source: Source, root: Path) -> Raw:
     """Read the python layout. Raises ValueError or FileNotFoundError, naming the
     file."""
     return _read(source, root / source.python_folder, _python_records)
+
+
+def download(name: str, root: Path) -> Path:
+    """Fetch one by torchvision into `root`, check it, return its folder.
+
+    Files that are there and whole are kept. Raises ConnectionError when it cannot be
+    fetched.
+    """
+    source, torchvision = SOURCES[name], import_torchvision()
+    try:
+        getattr(torchvision.datasets, name.upper())(str(root), train=True,
+                                                    download=True)
+    except (OSError, RuntimeError) as error:
+        raise ConnectionError(
+            f"{source.title} could not be downloaded into {root} ({error}): check the "
+            "network, or unpack the archive of "
+            "https://www.cs.toronto.edu/~kriz/cifar.html there by hand") from error
+    read_python(source, root)
+    return root / source.python_folder
 
 
 def _read(source: Source, folder: Path, records: _Records) -> Raw:
@@ -155,8 +154,8 @@ def _read_parts(
         if sha1.hexdigest() != part.sha1:
             file = part.binary if records is _binary_records else part.python
             raise ValueError(
-                f"{folder / file} is damaged: its records have SHA-1 {sha1.hexdigest()}, "
-                f"expected {part.sha1}; {source.mend}")
+                f"{folder / file} is damaged: its records have SHA-1 "
+                f"{sha1.hexdigest()}, expected {part.sha1}; {source.mend}")
     return torch.from_numpy(x).view(count, 3, 32, 32), torch.from_numpy(labels)
 
 
@@ -165,8 +164,8 @@ def _binary_records(source: Source, folder: Path, part: Part) -> Iterator[np.nda
     expected = part.count * width
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} is missing: expected {expected:,} bytes with SHA-1 {part.sha1}; {source.mend}"
-        )
+            f"{path} is missing: expected {expected:,} bytes with SHA-1 {part.sha1}; "
+            f"{source.mend}")
     if (size := path.stat().st_size) != expected:
         raise ValueError(
             f"{path} has {size:,} bytes, expected {expected:,}; {source.mend}")
@@ -180,8 +179,8 @@ def _python_records(source: Source, folder: Path, part: Part) -> Iterator[np.nda
     path = folder / part.python
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} is missing: expected {part.count:,} images, their binary records with "
-            f"SHA-1 {part.sha1}; {source.mend}")
+            f"{path} is missing: expected {part.count:,} images, their binary records "
+            f"with SHA-1 {part.sha1}; {source.mend}")
     try:
         content = unpickle(path)
         data = np.frombuffer(content["data"].data,

@@ -19,6 +19,7 @@ the CIFAR datasets", 2017; DRPL (Ortego et al., ICPR 2020).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import torch
 from torch import Tensor
 
 from . import cifar
+from .sets import About, Dataset, register
 
 SIZES = {"imagenet32": 32, "imagenet64": 64}
 TRAIN = tuple(f"train_data_batch_{k}" for k in range(1, 11))
@@ -156,3 +158,29 @@ class _Unpickler(cifar._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         found = super().find_class(module, name)
         return _MAKE if found is cifar._RECONSTRUCT else found
+
+
+# ---------------------------------------------------------------------------- the task
+
+
+def task(name: str, root: Path) -> Dataset:
+    """DRPL's task: the train and the validation images of the first 100 permuted
+    classes."""
+    wanted, _ = classes()
+    x_train, y_train = read(name, root, wanted)
+    x_test, y_test = read(name, root, wanted, train=False)
+    return Dataset(
+        name=name,
+        x_train=x_train,
+        y_train=y_train,
+        x_test=x_test,
+        y_test=y_test,
+        class_names=class_names(name, root, wanted),
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        pad=SIZES[name] // 8,
+    )
+
+
+for _name in SIZES:
+    register(About(_name, partial(task, _name), pixels=SIZES[_name]))

@@ -66,8 +66,8 @@ def get(page: str, name: str, make: Callable[[], Mapping[str, Any]],
     if how == "recorded":
         if not path.is_file():
             raise FileNotFoundError(
-                f"{path} is missing; it comes with the project's files; with CIFAR at hand "
-                f"`noisylabels page {page} -p photographs record` makes it.")
+                f"{path} is missing; it comes with the project's files; with CIFAR at "
+                f"hand `noisylabels page {page} -p photographs record` makes it.")
         return _read(path.read_bytes(), path)
     packed = _pack(make())
     if how == "record":

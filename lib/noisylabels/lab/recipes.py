@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import numbers
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from .. import methods, ranges
@@ -211,7 +211,7 @@ def _kind(noise: str, dataset: str) -> noises.Kind:
     return noises.named(noise)
 
 
-def _unknown(what: str, name: Any, allowed: Sequence[str], hint: str = "") -> str:
+def _unknown(what: str, name: Any, allowed: Iterable[str], hint: str = "") -> str:
     lower = {a.lower(): a for a in allowed}
     near = difflib.get_close_matches(str(name).lower(), lower, n=1)
     hint = hint or (f" (nearest: {lower[near[0]]})" if near else "")

@@ -27,6 +27,7 @@ from .kinds import (
     Needs,
     NoisyLabels,
     Samples,
+    absent,
     every,
     named,
     register,
@@ -39,7 +40,8 @@ for _module in pkgutil.iter_modules(__path__):
 
 __all__ = [
     "CIFAR100_SUPERCLASS", "KINDS", "MAPS", "NEEDS", "OFFICIAL_SEEDS", "Drawn", "Kind",
-    "Needs", "NoisyLabels", "Samples", "class_map", "corrupt", "drpl_imagenet_classes",
-    "every", "expected_rate", "expected_transition", "flips", "foreign", "given",
-    "matrices", "named", "official", "official_draw", "register", "superclass_of",
+    "Needs", "NoisyLabels", "Samples", "absent", "class_map", "corrupt",
+    "drpl_imagenet_classes", "every", "expected_rate", "expected_transition", "flips",
+    "foreign", "given", "matrices", "named", "official", "official_draw", "register",
+    "superclass_of",
 ]

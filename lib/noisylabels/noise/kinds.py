@@ -268,6 +268,13 @@ def drawn(name: str) -> Drawn:
     return kind
 
 
+def absent(dataset: str, noise: str = "") -> str:
+    """What is not here of a data set and of what its noise needs, with the command that
+    brings it; "" where all is. Files are looked for, not read."""
+    lacks = datasets.absent(dataset)
+    return lacks or (_EVERY[noise].absent(dataset) if noise in _EVERY else "")
+
+
 def every(dataset: str) -> tuple[str, ...]:
     """The names of all kinds that a setting of the data set may name."""
     return tuple(name for name, kind in _EVERY.items() if kind.fits(dataset))

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from .. import lab, methods, noise, paths, ranges, wording
-from ..data import datasets
 from ..evidence import published
 from ..evidence.published import Cell
 from ..evidence.tables import method_of
@@ -331,9 +330,9 @@ class _Absent:
         self._known: dict[str, str] = {}
 
     def why(self, dataset: str, noise_kind: str) -> str:
-        name = f"{dataset}/{noise_kind}" if noise_kind.startswith("human-") else dataset
+        name = f"{dataset}/{noise_kind}"
         if name not in self._known:
-            self._known[name] = datasets.absent(dataset, noise_kind)
+            self._known[name] = noise.absent(dataset, noise_kind)
         return self._known[name]
 
 

@@ -83,7 +83,7 @@ EPOCHS = Kind("epochs that ascend", lambda v: isinstance(v, list) and all(
     map(_whole(1).fits, v)) and v == sorted(set(v)))
 
 SETTING = {
-    "method": WORD, "dataset": _one_of(DATASETS), "noise": WORD, "rate": SHARE,
+    "method": WORD, "dataset": WORD, "noise": WORD, "rate": SHARE,
     "budget": WORD, "options": OPTIONS, "split_seed": _whole(0),
     "noise_seed": _whole(0), "init_seed": _whole(0),
     "max_samples": Kind("a whole number from 1 on or null",
