@@ -107,3 +107,35 @@ def test_the_picture_has_a_panel_a_noise_and_full_dots_where_the_sign_is_settled
     faces = {tuple(np.ravel(d.get_ydata())): d.get_markerfacecolor() for d in dots}
     assert faces[(0,)] != "white" and faces[(1,)] == "white"
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["Mixup", "GCE"]
+
+
+def test_an_ingredient_is_the_method_with_it_minus_the_method_without():
+    def arm(above, **options):
+        return group("mixnn", above, budget="desk", **options)
+
+    runs = [*arm(3), *arm(1, partner="random"), *arm(4, targets="frozen"),
+            *group("mixnn", 9, budget="laptop", partner="random")]
+    parts = [("partners", "mixnn", "mixnn:partner=random"),
+             ("targets", "mixnn", "mixnn:targets=frozen"),
+             ("weights", "mixnn", "mixnn:weights=equal")]
+    found = protocol.ingredients(runs, parts, "desk", "cifar10", "symmetric", 0.4)
+    assert [(i.part, i.method, round(i.paired.mean, 6), i.paired.n) for i in found] == [
+        ("partners", "mixnn", 2, 3), ("targets", "mixnn", -1, 3)], "no runs without weights"
+    assert found[0].epochs == (2, 2) and found[0].condition == ("symmetric", 0.4)
+    ax = protocol.bought(found)
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["MixNN: partners", "MixNN: targets"]
+    low, high = ax.get_xlim()
+    assert low <= -2 and high >= 3
+
+
+def test_a_very_wide_interval_does_not_squeeze_the_others():
+    wide = [made_up([0.5, x], method="mixnn", seed=s, budget="desk", dataset="cifar10",
+                    rate=0.4, weights="equal") for s, x in enumerate((0.1, 0.6, 0.9))]
+    runs = [*group("mixnn", 3, budget="desk"), *group("mixnn", 1, budget="desk",
+                                                      partner="random"), *wide]
+    parts = [("partners", "mixnn", "mixnn:partner=random"),
+             ("weights", "mixnn", "mixnn:weights=equal")]
+    found = protocol.ingredients(runs, parts, "desk", "cifar10", "symmetric", 0.4)
+    assert found[1].paired.high > 100
+    low, high = protocol._without_the_far(found)
+    assert low < 0 and high < 30

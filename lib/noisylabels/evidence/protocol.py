@@ -226,3 +226,72 @@ def frontier(points: Mapping[str, tuple[float, float]]) -> list[str]:
             best = accuracy
             out.append(name)
     return out
+
+
+# ------------------------------------------------------------------------- ingredients
+
+
+@dataclass(frozen=True)
+class Ingredient:
+    """What a part of a method buys: the method with it against the same without it.
+
+    `full` and `without` are arms (`rules`); the difference is `full` minus `without`,
+    so above zero the part helps. `epochs`: of both trainings.
+    """
+
+    method: str
+    part: str
+    full: str
+    without: str
+    condition: Condition
+    paired: Paired
+    epochs: tuple[int, int]
+
+
+def ingredients(recorded: Iterable[Run], parts: Iterable[tuple[str, str, str]],
+                budget: str, dataset: str, noise: str, rate: float) -> list[Ingredient]:
+    """One for each (part, full arm, arm without it) of which both sides have runs."""
+    by_key: dict[str, list[Run]] = {}
+    for run in recorded:
+        if run.finished and run.setting.budget == budget:
+            by_key.setdefault(run.setting.cell.key, []).append(run)
+    out = []
+    for part, full, without in parts:
+        cases = [rules.case_of(arm, dataset, noise, rate) for arm in (full, without)]
+        keys = [rules.setting_of(case, budget).cell.key for case in cases]
+        sides = [by_key.get(key, []) for key in keys]
+        if all(sides):
+            ours, theirs = (published.by_seed(side) for side in sides)
+            out.append(Ingredient(
+                full.partition(":")[0], part, full, without,
+                Condition(noise, round(rate, 6)), published.paired(ours, theirs),
+                (len(sides[0][0].epochs["test"]), len(sides[1][0].epochs["test"]))))
+    return out
+
+
+def bought(found: Sequence[Ingredient]) -> Any:
+    """A dot and Student's interval for what each part buys, sorted by method."""
+    figures.style()
+    rows = [f"{name_of(i.method)}: {i.part}" for i in found]
+    ax = figures.axes(size=(6.2, 0.9 + 0.3 * len(found)))
+    ax.axvline(0, color=figures.GREY, linewidth=1)
+    for at, i in enumerate(found):
+        colour = figures.colour_of(i.method)
+        if math.isfinite(i.paired.low):
+            ax.plot([i.paired.low, i.paired.high], [at, at], color=colour, linewidth=1.6)
+        ax.plot(i.paired.mean, at, "o", color=colour, markersize=6,
+                markerfacecolor=colour if i.paired.settled else "white")
+    ax.set_yticks(range(len(found)), rows)
+    ax.set(xlabel="Points that it adds in the last epoch", ylim=(len(found) - 0.5, -0.5))
+    ax.set_xlim(*_without_the_far(found))
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
+def _without_the_far(found: Sequence[Ingredient]) -> tuple[float, float]:
+    """Limits that hold all means and the nearer interval ends: a wide interval of three
+    seeds would squeeze all others."""
+    means = [i.paired.mean for i in found]
+    reach = 1.3 * max(map(abs, means), default=1.0) + 2
+    ends = [e for i in found for e in (i.paired.low, i.paired.high) if abs(e) <= reach]
+    return min([0.0, *means, *ends]) - 1, max([0.0, *means, *ends]) + 1
