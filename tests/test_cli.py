@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import io
 import json
@@ -15,16 +14,20 @@ import subprocess
 import sys
 import time
 import types
+from typing import Annotated
 
 import numpy as np
 import pytest
 import torch
+import typer
 
 from conftest import REPO
 from noisylabels import __main__ as cli
 from noisylabels import lab, wording
-from noisylabels.commands import common, doctor, pages, records, train
+from noisylabels.commands import common, doctor, train
+from noisylabels.commands import page as page_command
 from noisylabels.data import datasets, photographs
+from noisylabels.evidence import page_checks
 from noisylabels.lab import cost, running
 from noisylabels.training import engine, runs
 from noisylabels.training.runs import Setting
@@ -86,7 +89,8 @@ def test_help_is_quick_because_it_imports_nothing_heavy():
     assert done.returncode == 0, done.stderr
     for command in ("train", "runs", "page", "doctor"):
         assert re.search(rf"^  {command} ", done.stdout, re.M)
-    assert "example:\n  noisylabels doctor " in done.stdout
+        assert f"example:\n  noisylabels {command} " in done.stdout
+    assert not any(x in done.stdout for x in "\x1b│╭─")
 
 
 def test_version_and_module_name(capsys):
@@ -146,20 +150,20 @@ def test_every_word_has_its_module():
     (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), 1, "smaller network or batch"),
 ])
 def test_exit_codes(monkeypatch, call, error, code, said):
-    def fail(args):
+    def fail():
         raise error
 
-    monkeypatch.setattr(records, "main", fail)
+    monkeypatch.setattr(runs, "scan", fail)
     got, out, err = call("runs")
     assert (got, out) == (code, "") and said in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize("error", [ValueError, RuntimeError, ImportError])
 def test_an_error_that_is_not_ours_keeps_its_traceback(monkeypatch, call, error):
-    def fail(args):
+    def fail():
         raise error("a bug")
 
-    monkeypatch.setattr(records, "main", fail)
+    monkeypatch.setattr(runs, "scan", fail)
     if error is ImportError:
         monkeypatch.setattr(cli, "deliberate", lambda e: False)
     with pytest.raises(error, match="a bug"):
@@ -202,10 +206,10 @@ def test_what_only_prints_is_done_when_nobody_listens(home, monkeypatch, words):
 
 
 def test_another_pipe_that_breaks_is_no_reader_that_went(call, monkeypatch):
-    def fail(args):
+    def fail(*_, **__):
         raise BrokenPipeError(32, "Broken pipe")
 
-    monkeypatch.setattr(train, "main", fail)
+    monkeypatch.setattr(train, "resolve", fail)
     code, out, err = call(*TINY)
     assert (code, out) == (1, "") and "Broken pipe" in err
 
@@ -228,14 +232,69 @@ def test_numbers_in_words():
         "a    b\n--  --\nx    1\nyy  22")
 
 
-def test_sparkline(monkeypatch):
-    assert common.sparkline([0, 0.5, 1, math.nan]) == "▁▅█"
-    assert common.sparkline([math.nan]) == "" and common.sparkline([2, 2]) == "▁▁"
-    many = common.sparkline(np.linspace(0, 1, 300))
-    assert len(many) == 60 and many[0] == "▁" and many[-1] == "█"
-    monkeypatch.setattr(sys, "stdout", types.SimpleNamespace(encoding="ascii"))
-    assert common.sparkline([0, 1]) == ".@"
-    assert not wording.can_show("±")
+ROWS = [("gce", "symmetric", "61.20 ± 0.31"), ("co\x1b[2Jx", "a b", "7")]
+
+
+def test_a_log_gets_tables_without_lines_and_facts_without_breaks(capsys):
+    common.say("numbers", common.table(("method", "noise", "mean"), ROWS, ("method", "noise")),
+               common.facts([("path", "a" * 300), ("much", "x\n y")]))
+    assert capsys.readouterr().out == (
+        "numbers\n"
+        "method      noise              mean\n"
+        "gce         symmetric  61.20 ± 0.31\n"
+        "co\\x1b[2Jx  a b                   7\n"
+        f"  path        {'a' * 300}\n"
+        "  much        x y\n")
+
+
+@pytest.mark.parametrize("width", [99, 20])
+def test_a_terminal_gets_lines_and_no_broken_number(monkeypatch, width):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(width))
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    common.say(common.table(("method", "noise", "mean"), ROWS, ("method", "noise")))
+    text = re.sub(r"\x1b\[[\d;]*m", "", screen.getvalue())
+    assert "─" in text and "61.20 ± 0.31" in text and "\x1b" not in text
+    common.say(common.facts([("data", "word " * 30)]))
+    assert max(map(len, screen.getvalue().splitlines()[-5:])) <= max(width, 20)
+
+
+@pytest.mark.parametrize("words, read", [
+    (["--one", "3", "--many", "a", "b", "--none", "--pair", "k", "v", "--pair", "l", "-3"],
+     (3, ["a", "b"], 20, ["k", "v", "l", "-3"])),
+    (["--none", "5", "--many", "a", "--many=b"], (None, ["a", "b"], 5, None)),
+    (["--none=6", "--one=2"], (2, None, 6, None)),
+])
+def test_options_of_none_two_and_many_words(words, read):
+    app, seen = common.app(), []
+
+    @app.command(cls=common.Command)
+    def _(one: Annotated[int | None, typer.Option(min=1, max=9)] = None,
+          many: Annotated[list[str] | None, typer.Option(metavar="M...")] = None,
+          none: Annotated[int | None, typer.Option(metavar="[N=20]")] = None,
+          pair: Annotated[list[str] | None, typer.Option(metavar="KEY VALUE")] = None) -> None:
+        seen.append((one, many, none, pair))
+
+    command = typer.main.get_command(app)
+
+    def run(words):
+        with command.make_context("x", list(words)) as context:
+            command.invoke(context)
+
+    run(words)
+    assert seen == [read]
+    for bad, said in ((["--pair", "k"], "--pair takes 2 words, KEY VALUE, without ="),
+                      (["--pair", "k", "--none"], "--pair takes 2 words"),
+                      (["--many", "--one", "1"], "--many takes a value"),
+                      (["--one"], "--one takes a value")):
+        with pytest.raises(ValueError, match=said):
+            run(bad)
+    for value in ("0", "10", "1.5", "x", "nan"):
+        with pytest.raises(typer.BadParameter) as refusal:
+            run(["--one", value])
+        assert common.sentence(refusal.value) == (
+            f"--one: a whole number from 1 to 9 is needed, not '{value}' (see `x --help`).")
 
 
 # ------------------------------------------------------------------------------------------- train
@@ -411,9 +470,9 @@ def test_bad_values_are_refused(call, words, said):
 
 
 def resolved(*words: str) -> Setting:
-    parser = argparse.ArgumentParser()
-    train.add_arguments(parser)
-    return train.resolve(parser.parse_args(["--method", "gce", *words]))
+    given = typer.main.get_command(train.app).make_context("train", ["--method", "gce", *words])
+    how = ("threads", "compile", "graph", "signals", "again", "dry_run")
+    return train.resolve(**{k: v for k, v in given.params.items() if k not in how})
 
 
 def test_budget_and_samples_by_default(monkeypatch):
@@ -486,44 +545,37 @@ ROW = {"stage": "train", "epoch": 4, "stage_epoch": 1, "stage_epochs": 10, "test
        "val": math.nan, "loss": 1.25, "seconds": 2.0, "seconds_evaluating": 1.0}
 
 
-def test_a_terminal_gets_a_line_that_moves(monkeypatch):
+def test_a_terminal_gets_a_bar_below_the_lines(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "99")
     screen = Terminal()
-    with train.Progress(screen, done=3, tick=0.005) as progress:
-        while "epoch 4  " not in screen.getvalue():  # the first epoch shows its time already
-            time.sleep(0.005)
+    progress = train.Progress(screen, done=3)
+    with progress.bar:
+        progress.bar.refresh()
+        assert "epoch 4 " in screen.getvalue()  # the first epoch shows its time already
         progress({**ROW, "stage": "warm-up"})
-        while "warm-up  epoch  2/10  " not in screen.getvalue():
-            time.sleep(0.005)
+        progress.bar.refresh()
+        assert "warm-up  epoch 2/10 " in screen.getvalue() and "━" in screen.getvalue()
     text = screen.getvalue()
-    assert "\r\x1b[2Kwarm-up  epoch  1/10  test  50.00 %  val        –  loss 1.25" in text
-    assert text.endswith("\r\x1b[2K") and progress.epochs == 4
-
-
-def test_the_line_that_moves_is_no_wider_than_the_terminal(monkeypatch):
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "30")
-    screen = Terminal()
-    with train.Progress(screen, tick=0.005) as progress:
-        progress.now = "stage of a long name  epoch 1/10"
-        while "long name" not in screen.getvalue():
-            time.sleep(0.005)
-    moving = [x for x in screen.getvalue().split("\r\x1b[2K") if "long name" in x]
-    assert moving and {len(x) for x in moving} == {29}
+    assert "warm-up  epoch  1/10  test  50.00 %  val        –  loss 1.25" in text
+    assert text.endswith("\x1b[2K") and progress.epochs == 4
+    (task,) = progress.bar.tasks
+    assert (task.completed, task.total) == (1, 10)
 
 
 def test_a_terminal_that_cannot_go_back_gets_plain_lines(monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
     screen = Terminal()
-    with train.Progress(screen, tick=0.001) as progress:
+    progress = train.Progress(screen)
+    with progress.bar:
         progress(ROW)
-        time.sleep(0.02)
     assert "\x1b" not in screen.getvalue() and screen.getvalue().count("\n") == 1
 
 
 def test_a_log_gets_plain_lines():
     log = io.StringIO()
-    with train.Progress(log, tick=0.001) as progress:
+    progress = train.Progress(log)
+    with progress.bar:
         progress.waiting()
         progress(ROW)
         progress({**ROW, "epoch": 5, "stage_epoch": 10})
@@ -568,7 +620,7 @@ def test_runs_list_filters_and_counts(call):
     lines = out.splitlines()
     assert lines[0].split() == ["dataset", "noise", "rate", "method", "budget", "seed", "epochs",
                                 "last", "mean10", "by", "val", "best*", "time", "name"]
-    assert lines[2].split() == ["cifar10", "symmetric", "0.80", "mixup", "laptop", "1", "3",
+    assert lines[1].split() == ["cifar10", "symmetric", "0.80", "mixup", "laptop", "1", "3",
                                 "70.00", "66.67", "80.00", "80.00", "2.0", "min", two.setting.key]
     assert lines[-1] == "2 runs in data/runs"
     for words in (("--method", "gce"), ("--dataset", "digits"), ("--budget", "smoke"),
@@ -589,7 +641,9 @@ def test_runs_show(call):
     assert "q=0.7" in out and "36.00 % (nominal 40%)" in out and "commit abc, today" in out
     assert "1,167 trained on, 130 for noisy validation, 0 trusted" in out
     assert "by noisy validation  80.00 %   epoch 2" in out and "abacus" in out
-    assert "test            ▁█▆  50.00 to 70.00" in out
+    # first, last, least, greatest
+    assert re.search(r"^test +50.00 +70.00 +50.00 +80.00$", out, re.M)
+    assert re.search(r"^val +10.00 +20.00 +10.00 +30.00$", out, re.M)
     assert re.search(r"^train +2 +80.00 +30.00 +1 +0.05 +2$", out, re.M)
     refused(call("runs", "show", "smoke-7-12345678"), "0 runs match", "the nearest is digits/")
 
@@ -730,9 +784,9 @@ def page(home):
 
 
 def test_pages_and_their_parameters_are_listed(call, page, home):
-    assert call("page", "--list")[1].splitlines()[-1] == "tiny  A tiny page"
+    assert call("page", "--list")[1].splitlines()[-1].split(maxsplit=1) == ["tiny", "A tiny page"]
     code, out, _ = call("page", "tiny", "--help-parameters")
-    table = [re.split(r" {2,}", line) for line in out.splitlines()[2:]]
+    table = [re.split(r" {2,}", line) for line in out.splitlines()[1:]]
     assert code == 0 and table == [
         ["seed", "int", "0", "of all draws"], ["rate", "float", "0.4", "share, 0.4 = 40 %"],
         ["budget", "str", "'smoke'"], ["rates", "list[float]", "[0.2, 0.4]"],
@@ -752,7 +806,7 @@ def test_pages_and_their_parameters_are_listed(call, page, home):
     (("fast", "True"), True), (("grid", "[]"), []), (("methods", "['a', 'b']"), ["a", "b"]),
 ])
 def test_parameters_are_read_as_their_type(page, given, value):
-    read = pages.checked([list(given)], pages.parameters_of(page), page)[given[0]]
+    read = page_checks.checked([list(given)], page_checks.parameters_of(page), page)[given[0]]
     assert read == value and type(read) is type(value)
 
 
@@ -783,9 +837,9 @@ def test_a_range_that_a_parameters_comment_names_is_kept(call, home, given, said
                     "some: int = 14  # images, at most 14\nnoise = 0.6  # drawn anew, above 0\n"
                     "shares = [0.2]  # each 0 to 1\n")
     refused(call("page", "ranges", "-p", *given), said)
-    known = pages.parameters_of(path)
+    known = page_checks.parameters_of(path)
     fits = [["draws", "2"], ["share", "0.85"], ["some", "0"], ["noise", "0.1"], ["shares", "[1]"]]
-    assert list(pages.checked(fits, known, path).values()) == [2, 0.85, 0, 0.1, [1.0]]
+    assert list(page_checks.checked(fits, known, path).values()) == [2, 0.85, 0, 0.1, [1.0]]
 
 
 @pytest.mark.parametrize("name, parameter, value", [
@@ -796,7 +850,7 @@ def test_a_range_that_a_parameters_comment_names_is_kept(call, home, given, said
 def test_the_pages_name_the_ranges_of_their_parameters(name, parameter, value):
     path = REPO / "notebooks" / f"{name}.ipynb"
     with pytest.raises(ValueError, match=f"parameter '{parameter}' takes .*, not {value}"):
-        pages.checked([[parameter, value]], pages.parameters_of(path), path)
+        page_checks.checked([[parameter, value]], page_checks.parameters_of(path), path)
 
 
 PAGES = sorted((REPO / "notebooks").glob("*.ipynb"))
@@ -804,7 +858,7 @@ PAGES = sorted((REPO / "notebooks").glob("*.ipynb"))
 
 @pytest.fixture
 def no_kernel(monkeypatch):
-    monkeypatch.setattr(pages, "run", lambda *a: pytest.fail("a kernel was started"))
+    monkeypatch.setattr(page_command, "run", lambda *a: pytest.fail("a kernel was started"))
 
 
 @pytest.mark.parametrize("about, offered", [
@@ -814,7 +868,7 @@ def no_kernel(monkeypatch):
     ("a share, 0 to 1", ()), ("", ()), ("digits, cifar10 or cifar100", ()),
 ])
 def test_choices_are_read_from_a_comment(about, offered):
-    assert pages.choices(about) == offered
+    assert page_checks.choices(about) == offered
 
 
 def test_a_text_that_a_parameters_comment_does_not_offer_is_refused(call, home, no_kernel):
@@ -827,7 +881,7 @@ def test_a_text_that_a_parameters_comment_does_not_offer_is_refused(call, home, 
     refused(call("page", "choices", "-p", "many", "['a', 'x']"), "takes a or bee, not 'x'.")
     refused(call("page", "choices", "-p", "noise", "none"), "takes all but 'none' here")
     fits = [["data", "bee"], ["many", "['bee']"], ["noise", "y"], ["odd", "z"]]  # its default too
-    assert list(pages.checked(fits, pages.parameters_of(path), path).values()) == [
+    assert list(page_checks.checked(fits, page_checks.parameters_of(path), path).values()) == [
         "bee", ["bee"], "y", "z"]
     assert not (home / "_build").exists()
 
@@ -835,7 +889,7 @@ def test_a_text_that_a_parameters_comment_does_not_offer_is_refused(call, home, 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
 def test_no_page_takes_a_word_that_it_does_not_know(call, home, no_kernel, page):
     tried = 0
-    for name, parameter in pages.parameters_of(page).items():
+    for name, parameter in page_checks.parameters_of(page).items():
         for kind, values in (("str", ("no such thing",)), ("int", ("-1", "99999999999")),
                              ("float", ("nan", "-0.1", "1.5"))):
             for value in values if kind in parameter.kinds else ():
@@ -843,17 +897,17 @@ def test_no_page_takes_a_word_that_it_does_not_know(call, home, no_kernel, page)
                 code, out, err = call("page", page, "-p", name, value)
                 assert (code, out, err.count("\n")) in ((2, "", 1), (1, "", 1)), (name, value, err)
                 assert "Traceback" not in err and len(err) < 700
-    assert tried or not pages.parameters_of(page)
+    assert tried or not page_checks.parameters_of(page)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
 def test_pages_offer_what_the_library_knows(page):
     """A new data set or budget is named in the pages' comments too."""
-    known = pages.parameters_of(page)
+    known = page_checks.parameters_of(page)
     for name, words in (("dataset", datasets.NAMES), ("budget", runs.BUDGETS),
                         ("photographs", photographs.WAYS)):
         if name in known:
-            assert pages.choices(known[name].about) == tuple(words), name
+            assert page_checks.choices(known[name].about) == tuple(words), name
 
 
 @pytest.mark.parametrize("name, given, said", [
@@ -906,11 +960,11 @@ def test_recorded_runs_need_no_images(home, monkeypatch):
                   "realised_rate": 0.36, "hardware": "x"},
               [{"stage": "train", "epoch": 1, "test": 0.5}])
     path = REPO / "notebooks" / "drpl.ipynb"
-    known = pages.parameters_of(path)
+    known = page_checks.parameters_of(path)
     given = {"dataset": "cifar10", "budget": "laptop", "noise_rate": 0.4, "methods": "gce"}
-    pages.check_runs({**given, "seeds": 1}, known, path)
+    page_checks.check_runs({**given, "seeds": 1}, known, path)
     with pytest.raises(wording.Failed, match=r"drpl needs what is not here: cifar10 \("):
-        pages.check_runs({**given, "seeds": 2}, known, path)
+        page_checks.check_runs({**given, "seeds": 2}, known, path)
 
 
 @pytest.mark.parametrize("words, said", [
@@ -957,7 +1011,7 @@ def test_wrong_pages_are_refused(call, page, home):
     ("late.ipynb", "late.failed.ipynb is there and no page of this command"),
 ])
 def test_a_page_takes_the_place_of_pages_alone(call, page, home, monkeypatch, out, said):
-    monkeypatch.setattr(pages, "run", None)
+    monkeypatch.setattr(page_command, "run", None)
     notebook(home / "mine.ipynb", "x = 1")
     (home / "text.ipynb").write_text("no json")
     (home / "folder.ipynb").mkdir()
@@ -972,7 +1026,7 @@ def test_a_page_reads_the_datasets_of_the_command(call, page, home, monkeypatch)
         seen.append(env["NOISYLABELS_DATA"])
         return Papermill(command)
 
-    monkeypatch.setattr(pages.subprocess, "Popen", popen)
+    monkeypatch.setattr(page_command.subprocess, "Popen", popen)
     (home / "else").mkdir()
     monkeypatch.chdir(home / "else")
     monkeypatch.setenv("HOME", str(home))
@@ -1055,7 +1109,7 @@ def test_braces_and_umlauts_in_paths_are_no_fields_of_papermill(call, page, home
 
 
 def test_a_closed_folder_is_said_before_a_page_runs(call, page, home, monkeypatch):
-    monkeypatch.setattr(pages.subprocess, "Popen", None)
+    monkeypatch.setattr(page_command.subprocess, "Popen", None)
 
     def closed(self, *_, **__):
         raise PermissionError(13, "Permission denied")
@@ -1075,7 +1129,7 @@ def test_a_full_disk_is_not_taken_for_a_bad_notebook(call, page, home, monkeypat
                 f.write('{"cells": [')
             return None, "OSError: [Errno 28] No space left on device\n"
 
-    monkeypatch.setattr(pages.subprocess, "Popen", Full)
+    monkeypatch.setattr(page_command.subprocess, "Popen", Full)
     code, _, err = call("page", "tiny")
     assert code == 1 and "not a notebook" not in err
     assert err == ("noisylabels: tiny failed (OSError: [Errno 28] No space left on device); its "
@@ -1091,7 +1145,7 @@ def test_a_full_disk_is_not_taken_for_a_bad_notebook(call, page, home, monkeypat
     def no_space(self, *_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pages.subprocess, "Popen", Late)
+    monkeypatch.setattr(page_command.subprocess, "Popen", Late)
     monkeypatch.setattr(pathlib.Path, "replace", no_space)
     code, _, err = call("page", "tiny")
     assert code == 1 and err == (
@@ -1114,10 +1168,10 @@ class Papermill:
 
 
 def test_papermill_without_an_output_is_reported(call, page, monkeypatch):
-    monkeypatch.setattr(pages.subprocess, "Popen", Papermill)
+    monkeypatch.setattr(page_command.subprocess, "Popen", Papermill)
     code, _, err = call("page", "tiny")
     assert code == 1 and err == "noisylabels: tiny failed (NoSuchKernel: python3).\n"
-    monkeypatch.setattr(pages, "missing", lambda package: True)
+    monkeypatch.setattr(page_command, "missing", lambda package: True)
     code, _, err = call("page", "tiny")
     assert code == 1 and "papermill is not installed" in err
 
@@ -1130,8 +1184,8 @@ def test_an_interrupted_page_leaves_nothing(call, page, home, monkeypatch):
 
     sent = []
     monkeypatch.setattr(Papermill, "communicate", interrupted)
-    monkeypatch.setattr(pages.subprocess, "Popen", Papermill)
-    monkeypatch.setattr(pages.os, "killpg", lambda group, number: sent.append((group, number)))
+    monkeypatch.setattr(page_command.subprocess, "Popen", Papermill)
+    monkeypatch.setattr(page_command.os, "killpg", lambda *what: sent.append(what))
     code, _, err = call("page", "tiny")
     assert (code, err) == (130, "noisylabels: stopped.\n")
     assert sent == [(2**30, signal.SIGTERM), (2**30, signal.SIGKILL)]
@@ -1236,7 +1290,7 @@ def test_doctor_tells_what_a_run_costs(call, monkeypatch):
     assert code == 0 and seen == [
         ("tiny", "digits"), ("small", "cifar10"), ("resnet8", "cifar10"), ("resnet9", "cifar10")]
     assert "tiny: 1,000 training images a second, batches of 64, on abacus" in out
-    table = {line.split()[0]: line for line in out.split("what one run costs")[1].splitlines()[2:]
+    table = {line.split()[0]: line for line in out.split("what one run costs")[1].splitlines()[1:]
              if line.strip()}
     s = lab.setting("cross_entropy")
     by_hand = s.options["epochs"] * (1167 + (500 + 1167 + 130) / 3) * 1e-3

@@ -21,7 +21,7 @@ MODULES = sorted(
 PLAY = """
 import signal, sys, os
 import torch, numpy, selectors, subprocess, multiprocessing.connection, asyncio, filelock
-import matplotlib.pyplot, pandas, seaborn, sklearn.datasets
+import matplotlib.pyplot, pandas, seaborn, sklearn.datasets, typer, rich.progress, pydantic
 for name in ("fcntl", "resource", "pwd", "grp", "termios"):
     sys.modules[name] = None
 for name in ("SIGHUP", "SIGKILL", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGQUIT"):

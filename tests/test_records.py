@@ -160,13 +160,13 @@ def test_A_suspects_are_listed(call):
     table = [line.split() for line in out.split("\n\n")[1].splitlines()]
     assert (code, err) == (0, "") and "3 of 4 labels" in out
     assert "33.33 % of these are wrong" in out and "25.00 % of all" in out
-    assert [row[:3] for row in table[2:]] == [["1", "3", "1"], ["2", "1", "3"], ["3", "7", "0"]]
-    assert [row[-1] for row in table[2:]] == ["wrong", "right", "right"]
+    assert [row[:3] for row in table[1:]] == [["1", "3", "1"], ["2", "1", "3"], ["3", "7", "0"]]
+    assert [row[-1] for row in table[1:]] == ["wrong", "right", "right"]
     losses = {**{k: KEPT[k] for k in ("index", "given")}, "loss-2": np.zeros(4, np.float32),
               "loss-10": np.array([1, 5, 5, 2], np.float32)}
     out = call("runs", "show", record(1, signals=losses).setting.key, "--suspects")[1]
     rows = [line.split() for line in out.split("\n\n")[1].splitlines()]
-    assert rows[0][-1] == "loss-10" and [r[1] for r in rows[2:]] == ["3", "9", "1", "7"]
+    assert rows[0][-1] == "loss-10" and [r[1] for r in rows[1:]] == ["3", "9", "1", "7"]
 
 
 @pytest.mark.parametrize("signals, words", [

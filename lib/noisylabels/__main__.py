@@ -29,7 +29,7 @@ from .wording import OUT_OF_MEMORY, Failed, deliberate, plain
 COMMANDS = {  # word -> its module, what it does
     "train": ("train", "train one run, or go on with one that was interrupted"),
     "runs": ("records", "list, show and compare the recorded runs"),
-    "page": ("pages", "run a page of the book with other parameters"),
+    "page": ("page", "run a page of the book with other parameters"),
     "doctor": ("doctor", "say what is here, whether it works and what a run costs"),
     "reproduce":
         ("reproduce", "do the runs behind the ledger within a time that you name"),

@@ -46,6 +46,10 @@ class Helpful:
     epilog: str | None
     rich_markup_mode: Any
 
+    def get_help(self, ctx: Any) -> str:
+        said: str = super().get_help(ctx)  # type: ignore[misc]
+        return f"{said}\n" if said else ""
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         self.rich_markup_mode = "rich" if live(sys.stdout) else None
         super().format_help(ctx, formatter)  # type: ignore[misc]
@@ -175,34 +179,42 @@ def console(stream: TextIO | None = None) -> Console:
 
 
 def say(*things: RenderableType) -> None:
-    """Print texts and what Rich draws, without spaces at the ends of lines."""
-    there = console()
-    with there.capture() as drawn:
-        there.print(*things, sep="\n")
-    lines = drawn.get().splitlines()
-    print("\n".join(line.rstrip() for line in lines), flush=True)
+    """Print texts and what Rich draws, a line between two tables and without spaces at
+    the ends of lines. A terminal that is too narrow for a table breaks its lines, but
+    no number."""
+    for thing in things:
+        there = console()
+        least = there.measure(thing, options=there.options.update(max_width=WIDE))
+        there.width = max(there.width, least.minimum if isinstance(thing, Table) else 0)
+        with there.capture() as drawn:
+            there.print(thing, soft_wrap=isinstance(thing, str))
+        print("\n".join(x.rstrip() for x in drawn.get().splitlines()), flush=True)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]],
           left: Iterable[str] = (), title: str | None = None) -> Table:
-    """Columns for `say`; those named in `left` to the left, all others to the right."""
+    """Columns for `say`; those named in `left` are text, all others numbers, which are
+    flush right and never broken."""
+    cells = [[wording.plain(str(cell)) for cell in row] for row in rows]
     made = Table(title=title, title_justify="left", title_style="bold", pad_edge=False,
                  box=box.SIMPLE_HEAD if live(sys.stdout) else None)
-    for name in header:
-        text = name in left
-        made.add_column(name, justify="left" if text else "right", no_wrap=not text)
-    for row in rows:
-        made.add_row(*(Text(wording.plain(str(cell))) for cell in row))
+    for name, *column in zip(header, *cells, strict=True):
+        if name in left:
+            made.add_column(name)
+        else:
+            widest = max(map(len, [name, *column]))
+            made.add_column(name, justify="right", width=widest, no_wrap=True)
+    for row in cells:
+        made.add_row(*map(Text, row))
     return made
 
 
-def facts(rows: Iterable[tuple[str, str]]) -> Table:
+def facts(rows: Iterable[tuple[str, str]], indent: int = 2) -> Table:
     """Lines "  name  value" for `say`; on a terminal a long value is wrapped."""
-    made = Table.grid("", "", "")
-    made.columns[0].width, made.columns[1].min_width = 2, 12
-    made.columns[1].no_wrap = True
+    made = Table.grid()
+    made.add_column(min_width=indent + 12, no_wrap=True)
     for name, value in rows:
-        made.add_row("", name, Text(wording.plain(" ".join(value.split()))))
+        made.add_row(" " * indent + name, Text(wording.plain(" ".join(value.split()))))
     return made
 
 

@@ -47,7 +47,7 @@ class Report:
     def say(self, heading: str, text: str) -> None:
         shown = heading if heading != self._heading else ""
         self._heading = heading
-        print(f"{shown:<12}{wording.plain(text)}", flush=True)
+        common.say(common.facts([(shown, text)], indent=0))
 
     def wrong(self, heading: str, text: str) -> None:
         """Something required does not work; `text` also says what to do."""
@@ -92,16 +92,13 @@ def main(
     store(report, tidy)
     if not quick:
         speed(report, execution)
-    if report.broken:
-        print(f"\n{wording.count(len(report.broken), 'thing')} to mend:",
-              file=sys.stderr)
-        print(
-            "\n".join(f"  {i}. {wording.plain(text)}"
-                      for i, text in enumerate(report.broken, 1)), file=sys.stderr,
-        )
-        return 1
-    print("\nall that is required works")
-    return 0
+    if not report.broken:
+        print("\nall that is required works")
+        return 0
+    mend = [f"  {i}. {wording.plain(text)}" for i, text in enumerate(report.broken, 1)]
+    print(f"\n{wording.count(len(mend), 'thing')} to mend:", *mend, sep="\n",
+          file=sys.stderr)
+    return 1
 
 
 # ----------------------------------------------------------------- software and machine
@@ -109,22 +106,17 @@ def main(
 
 def versions(report: Report) -> None:
     """Python and packages, those outside the range that pyproject.toml names marked."""
-    declared = _declared()
-    report.say(
-        "python",
-        f"{platform.python_version()}{_outside(platform.python_version(), _python())}")
+    declared, python = _declared(), platform.python_version()
+    report.say("python", f"{python}{_outside(python, _python())}")
     for name in (*REQUIRED, *OPTIONAL):
         try:
             found = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            if name in REQUIRED:
-                report.wrong(
-                    "packages",
-                    f"{name} is not installed; `make setup`, or `pip install "
-                    f"'{name}{declared.get(name, '')}'`.",
-                )
-            else:
+            if name in OPTIONAL:
                 report.say("packages", f"{name}: not installed, so {OPTIONAL[name]}")
+            else:
+                report.wrong("packages", f"{name} is not installed; `make setup`, or `pip "
+                             f"install '{name}{declared.get(name, '')}'`.")
             continue
         note = _outside(found, declared.get(name, ""))
         if name == "torchvision" and importlib.util.find_spec("torch") is not None:
@@ -202,13 +194,11 @@ def data(report: Report) -> None:
             try:
                 d = datasets.load(name)
             except FileNotFoundError as error:
-                if any((paths.datasets_dir() / folder).is_dir()
-                       for folder in _folders(name)):
+                if any((paths.datasets_dir() / x).is_dir() for x in _folders(name)):
                     report.wrong("data", str(error))
                 else:
-                    report.say(
-                        "data",
-                        f"{name}: not here (`noisylabels doctor --download {name}`)")
+                    report.say("data", f"{name}: not here (`noisylabels doctor "
+                               f"--download {name}`)")
                 continue
             except (ValueError, ImportError) as error:
                 report.wrong("data", f"{name}: {error}")
@@ -216,9 +206,8 @@ def data(report: Report) -> None:
         checked = "" if name == "digits" else ", checksums are the official ones"
         notes = "".join(f"; {w.message}" for w in heard
                         if issubclass(w.category, UserWarning))
-        report.say(
-            "data",
-            f"{name}: {len(d.x_train):,} + {len(d.x_test):,} images{checked}{notes}")
+        report.say("data", f"{name}: {len(d.x_train):,} + {len(d.x_test):,} images"
+                   f"{checked}{notes}")
         for which in datasets.HUMAN_LABELS.get(name, ()):
             try:
                 given = datasets.human_labels(name, which, y_true=d.y_train)
@@ -246,16 +235,12 @@ def disk(report: Report) -> None:
     folders = (paths.runs_dir(), paths.cache_dir())
     for there in dict.fromkeys(_existing(folder) for folder in folders):
         if not os.access(there, os.W_OK):
-            report.wrong(
-                "disk",
-                f"{there} cannot be written to; make it writable, or name another "
-                "project folder by $NOISYLABELS_HOME.",
-            )
+            report.wrong("disk", f"{there} cannot be written to; make it writable, or "
+                         "name another project folder by $NOISYLABELS_HOME.")
     tops = {_existing(f).stat().st_dev: _existing(f) for f in (*folders, paths.home())}
     free, where = min((shutil.disk_usage(f).free, str(f)) for f in tops.values())
     if free < LEAST_FREE:
-        report.wrong("disk",
-                     f"only {wording.size(free)} free in {where}; free the disk.")
+        report.wrong("disk", f"only {wording.size(free)} free in {where}; free the disk.")
     else:
         little = "" if free > ENOUGH_FREE else ", little for checkpoints of large networks"
         report.say("disk", f"{wording.size(free)} free{little}")
@@ -286,25 +271,17 @@ def store(report: Report, tidy: bool = False) -> None:
             there.add(run.setting.key)
     for problem in problems:
         report.wrong("store", str(problem))
-    report.say(
-        "store",
-        f"{wording.count(good, 'finished run')}, {failed} failed, in "
-        f"{wording.shown(paths.runs_dir())}",
-    )
+    count, shown = wording.count, wording.shown
+    report.say("store", f"{count(good, 'finished run')}, {failed} failed, in "
+               f"{shown(paths.runs_dir())}")
     if elsewhere := _elsewhere():
-        report.say(
-            "store",
-            f"{wording.count(len(elsewhere), 'run.json')} in no place of a run, not counted: "
-            f"{wording.shown(elsewhere[0])}",
-        )
-    folders = [f for f in _checkpoints() if f.name not in there]
-    if folders:
+        report.say("store", f"{count(len(elsewhere), 'run.json')} in no place of a run, "
+                   f"not counted: {shown(elsewhere[0])}")
+    if folders := [f for f in _checkpoints() if f.name not in there]:
         used = sum(f.stat().st_size for folder in folders for f in folder.iterdir())
-        report.say(
-            "store", f"{wording.count(len(folders), 'run')} begun and not finished, "
-            f"{wording.size(used)} of checkpoints in "
-            f"{wording.shown(paths.cache_dir() / 'checkpoints')}: the same command goes on",
-        )
+        report.say("store", f"{count(len(folders), 'run')} begun and not finished, "
+                   f"{wording.size(used)} of checkpoints in "
+                   f"{shown(paths.cache_dir() / 'checkpoints')}: the same command goes on")
     else:
         report.say("store", "no run begun and not finished")
     left = leftovers(there)
@@ -315,15 +292,12 @@ def store(report: Report, tidy: bool = False) -> None:
             else:
                 with suppress(OSError):
                     path.unlink()
-        gone = [path for path in left if not os.path.lexists(path)]
-        report.say("store",
-                   f"deleted {len(gone)} of {len(left)} things that kills left behind")
+        gone = sum(not os.path.lexists(path) for path in left)
+        report.say("store", f"deleted {gone} of {len(left)} things that kills left behind")
     elif left:
-        report.say(
-            "store",
-            f"{wording.count(len(left), 'thing')} that a kill left behind, such as "
-            f"{wording.shown(left[0])}; no run needs it, `noisylabels doctor --tidy` deletes it",
-        )
+        report.say("store", f"{count(len(left), 'thing')} that a kill left behind, such "
+                   f"as {shown(left[0])}; no run needs it, `noisylabels doctor --tidy` "
+                   "deletes it")
 
 
 def leftovers(finished: set[str]) -> list[Path]:
@@ -346,12 +320,9 @@ def leftovers(finished: set[str]) -> list[Path]:
 def _elsewhere() -> list[Path]:
     """run.json files of the store that lie in no folder of a run."""
     top = paths.runs_dir()
-    return [
-        p
-        for p in sorted(top.rglob("run.json"))
-        if len(p.relative_to(top).parts) != runs.DEPTH + 1
-        and not any(x.startswith(".") for x in p.relative_to(top).parts)
-    ]
+    at = {p: p.relative_to(top).parts for p in sorted(top.rglob("run.json"))}
+    return [p for p, parts in at.items() if len(parts) != runs.DEPTH + 1
+            and not any(x.startswith(".") for x in parts)]
 
 
 def _checkpoints() -> Iterator[Path]:
@@ -372,46 +343,30 @@ def speed(report: Report, execution: object) -> None:
 
     assert isinstance(execution, engine.Execution)
     where = engine.hardware(execution.device)
-    plan = ["smoke", "laptop", "desk", "fast"]
     timings = {}
-    for budget in plan:
+    for budget in ("smoke", "laptop", "desk", "fast"):
         b = lab.BUDGETS[budget]
-        dataset = cost.dataset_of(budget)
-        timings[budget] = cost.time_steps(b["network"], dataset, b["batch_size"],
-                                          b.get("precision", "float32"), execution, 0.8)
-        report.say(
-            "speed",
-            f"{b['network']}: {1 / timings[budget].seconds:,.0f} training images a "
-            f"second, batches of {b['batch_size']}, on {where}",
-        )
-    rows = []
-    for method in methods.NAMES:
-        row = [method]
-        for budget in runs.BUDGETS:
-            s = lab.setting(method, cost.dataset_of(budget), budget=budget)
-            try:
-                known = cost.recorded(s, execution.device)
-            except runs.StoreError:  # a damaged record, named above
-                known = None
-            timing = timings.get(budget) or timings[plan[-1]]
-            seconds = known[0] if known else cost.of_setting(s, timing)
-            row.append(
-                "unknown"
-                if seconds is None
-                else wording.duration(seconds) + ("" if known else " ~")
-            )
-        rows.append(row)
-    print(
-        "\nwhat one run costs here (smoke: digits, laptop and desk: 10,000 images of CIFAR-10, "
-        "fast and paper: all)\n" +
-        wording.table(("method", *runs.BUDGETS), rows, ("method",)))
-    scaled = [b for b in runs.BUDGETS if b not in timings]
-    print(
-        "~ by the timing above and each method's passes through the network"
-        + (
-            f"; {' and '.join(scaled)} scaled by counted operations, a rough guess"
-            if scaled
-            else ""
-        )
-        + "; without ~: from recorded runs"
-    )
+        timing = timings[budget] = cost.time_steps(
+            b["network"], cost.dataset_of(budget), b["batch_size"],
+            b.get("precision", "float32"), execution, 0.8)
+        report.say("speed", f"{b['network']}: {1 / timing.seconds:,.0f} training images "
+                   f"a second, batches of {b['batch_size']}, on {where}")
+
+    def takes(method: str, budget: str) -> str:
+        s = lab.setting(method, cost.dataset_of(budget), budget=budget)
+        known = None
+        with suppress(runs.StoreError):  # a damaged record, named above
+            known = cost.recorded(s, execution.device)
+        if known:
+            return wording.duration(known[0])
+        seconds = cost.of_setting(s, timings.get(budget, timing))
+        return "unknown" if seconds is None else f"{wording.duration(seconds)} ~"
+
+    rows = [[m, *(takes(m, b) for b in runs.BUDGETS)] for m in methods.NAMES]
+    scaled = " and ".join(b for b in runs.BUDGETS if b not in timings)
+    print("\nwhat one run costs here (smoke: digits, laptop and desk: 10,000 images of "
+          "CIFAR-10, fast and paper: all)")
+    common.say(common.table(("method", *runs.BUDGETS), rows, ("method",)))
+    print("~ by the timing above and each method's passes through the network"
+          + (f"; {scaled} scaled by counted operations, a rough guess" if scaled else "")
+          + "; without ~: from recorded runs")

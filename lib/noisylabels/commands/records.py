@@ -3,87 +3,47 @@ seeds."""
 
 from __future__ import annotations
 
-import argparse
 import math
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 
 from .. import methods, paths, wording
 from ..training import runs, schema
 from ..training.runs import Run
-from ..wording import percent, spread
+from ..wording import duration, percent, spread
 from . import common
 
-NAMES_LEFT = ("dataset", "noise", "method", "budget", "name", "seed", "why", "options",
-              "stage")
-SUSPECTS = 20
+TEXTS = ("dataset", "noise", "method", "budget", "name", "seed", "why", "options",
+         "stage", "course")
+FINALS = ("last", "mean10", "by val", "best*")
+COURSES = ("test", "val", "clean_fit", "wrong_fit", "wrong_corrected", "label_accuracy",
+           "auc")
 TABLE_ROWS = 15  # of the per-epoch table, unless --epochs asks for all
 
-
-def add_arguments(p: argparse.ArgumentParser) -> None:
-    actions = p.add_subparsers(dest="action", metavar="ACTION", required=True)
-    words: dict[str, Any] = dict(
-        allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    every = actions.add_parser(
-        "list",
-        help="one line a run",
-        description="One line a run.",
-        epilog="example:\n  noisylabels runs list --dataset cifar10 --budget laptop",
-        **words,
-    )
-    _filters(every)
-    every.add_argument("--failed", action="store_true",
-                       help="the failed runs and why, instead")
-    one = actions.add_parser(
-        "show",
-        help="setting, facts and numbers of one run",
-        description="Setting, facts and numbers of one run.",
-        epilog="example:\n  noisylabels runs show 3fa91c2b",
-        **words,
-    )
-    one.add_argument("name",
-                     help="a run's hash, or any part of its path that no other run has")
-    one.add_argument("--epochs", action="store_true", help="every epoch, not only some")
-    one.add_argument(
-        "--suspects", nargs="?", type=_some, const=SUSPECTS, metavar="N", help=
-        f"instead: the N labels that the run doubts most (default {SUSPECTS}), with the "
-        "images' numbers in the official train set; the run must have kept its signals",
-    )
-    several = actions.add_parser(
-        "compare", help="mean and spread over seeds, one line a cell", description=
-        "Mean and sample standard deviation over seeds. One line a cell: runs that "
-        "differ in nothing but their seeds. One table a budget.",
-        epilog="example:\n  noisylabels runs compare --dataset digits --rate 0.4",
-        **words,
-    )
-    several.add_argument("names", nargs="*", metavar="NAME",
-                         help="runs, as in `runs show`")
-    _filters(several)
+Method = Annotated[str | None, typer.Option(metavar="M", help="only this method")]
+Dataset = Annotated[str | None, typer.Option(metavar="D", help="only this data set")]
+Noise = Annotated[str | None, typer.Option(metavar="N", help="only this noise")]
+Rate = Annotated[float | None, typer.Option(
+    min=0, max=1, metavar="R", help="only this nominal noise rate")]
+Budget = Annotated[str | None, typer.Option(
+    metavar="B", help=f"one of {', '.join(runs.BUDGETS)}")]
 
 
-def _some(text: str) -> int:
-    return common.least(1, text)
+class Runs(common.Group):
+    """`noisylabels runs` means `noisylabels runs list`."""
+
+    implied = "list"
 
 
-def _filters(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--method", metavar="M", help="only this method")
-    p.add_argument("--dataset", metavar="D", help="only this data set")
-    p.add_argument("--noise", metavar="N", help="only this noise")
-    p.add_argument("--rate", type=common.rate, metavar="R",
-                   help="only this nominal noise rate")
-    p.add_argument("--budget", metavar="B", help=f"one of {', '.join(runs.BUDGETS)}")
+app = common.app(cls=Runs)
 
 
-def main(args: argparse.Namespace) -> int:
-    return {"list": list_runs, "show": show, "compare": compare}[args.action](args)
-
-
-def _found(args: argparse.Namespace) -> tuple[list[Run], int]:
+def _found(**asked: Any) -> tuple[list[Run], int]:
     """All recorded runs, failed ones too, that the filters let through.
 
     What is not to be believed is left out and named on standard error; then the exit
@@ -93,13 +53,13 @@ def _found(args: argparse.Namespace) -> tuple[list[Run], int]:
     for problem in problems:
         print(f"noisylabels: left out: {wording.plain(str(problem))}", file=sys.stderr)
     settings = [r.setting for r in every]
-    known = {
+    known: dict[str, Iterable[str]] = {
         "method": {*methods.NAMES, *(s.method for s in settings)},
         "dataset": {*schema.DATASETS, *(s.dataset for s in settings)},
         "noise": {s.noise for s in settings},
-        "budget": set(runs.BUDGETS),
+        "budget": runs.BUDGETS,
     }
-    asked = {k: v for k in (*known, "rate") if (v := getattr(args, k)) is not None}
+    asked = {k: v for k, v in asked.items() if v is not None}
     for what, allowed in known.items():
         if what in asked and (what != "noise" or settings):
             wording.choose(what, asked[what], sorted(allowed))
@@ -107,44 +67,6 @@ def _found(args: argparse.Namespace) -> tuple[list[Run], int]:
         r for r in every if all(getattr(r.setting, k) == v for k, v in asked.items())
     ]
     return hits, int(bool(problems))
-
-
-# --------------------------------------------------------------------------------- list
-
-
-def list_runs(args: argparse.Namespace) -> int:
-    found, code = _found(args)
-    failed = [r for r in found if not r.finished]
-    wanted = failed if args.failed else [r for r in found if r.finished]
-    rows: list[Sequence[object]] = []
-    for run in wanted:
-        s = run.setting
-        who = (s.dataset, s.noise, f"{s.rate:.2f}", s.method, s.budget, s.seed)
-        if args.failed:
-            rows.append((*who, len(run.epochs.get("test",
-                                                  ())), run.info.get("why", ""), s.key))
-        else:
-            rows.append(
-                (
-                    *who,
-                    len(run.epochs["test"]),
-                    *map(_short, _finals(run)),
-                    wording.duration(run.info.get("seconds", math.nan)),
-                    s.key,
-                )
-            )
-    who_header = ("dataset", "noise", "rate", "method", "budget", "seed", "epochs")
-    header = (*who_header, *(("why",) if args.failed else (*FINALS, "time")), "name")
-    if rows:
-        print(wording.table(header, rows, NAMES_LEFT) + "\n")
-    print(f"{wording.count(len(wanted), 'failed run' if args.failed else 'run')} in "
-          f"{wording.shown(paths.runs_dir())}" +
-          (f"; {len(failed)} failed (--failed lists them)"
-           if failed and not args.failed else ""))
-    return code
-
-
-FINALS = ("last", "mean10", "by val", "best*")
 
 
 def _finals(run: Run) -> tuple[float, float, float, float]:
@@ -155,82 +77,123 @@ def _short(share: float) -> str:
     return percent(share).removesuffix(" %")
 
 
+@app.command("list", cls=common.Command, epilog=(
+    "example:\n  noisylabels runs list --dataset cifar10 --budget laptop"))
+def list_runs(
+    method: Method = None, dataset: Dataset = None, noise: Noise = None,
+    rate: Rate = None, budget: Budget = None,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="the failed runs and why, instead")] = False,
+) -> int:
+    """One line a run."""
+    found, code = _found(method=method, dataset=dataset, noise=noise, rate=rate,
+                         budget=budget)
+    wanted = [r for r in found if r.finished != failed]
+    rows = []
+    for run in wanted:
+        s = run.setting
+        said = [run.info.get("why", "")] if failed else [
+            *map(_short, _finals(run)), duration(run.info.get("seconds", math.nan))]
+        rows.append([s.dataset, s.noise, f"{s.rate:.2f}", s.method, s.budget, s.seed,
+                     len(run.epochs.get("test", ())), *said, s.key])
+    header = ["dataset", "noise", "rate", "method", "budget", "seed", "epochs",
+              *(("why",) if failed else (*FINALS, "time")), "name"]
+    if rows:
+        common.say(common.table(header, rows, TEXTS), "")
+    left = len(found) - len(wanted)
+    print(f"{wording.count(len(wanted), 'failed run' if failed else 'run')} in "
+          + wording.shown(paths.runs_dir())
+          + (f"; {left} failed (--failed lists them)" if left and not failed else ""))
+    return code
+
+
 # --------------------------------------------------------------------------------- show
 
 
-def show(args: argparse.Namespace) -> int:
-    run = runs.resolve(args.name)
-    s, info = run.setting, run.info
-    if args.suspects is not None:
-        print(suspects(run, args.suspects))
+@app.command(cls=common.Command, epilog="example:\n  noisylabels runs show 3fa91c2b")
+def show(
+    name: Annotated[str, typer.Argument(
+        metavar="NAME", help="a run's hash, or any part of its path that no other has")],
+    epochs: Annotated[bool, typer.Option(
+        "--epochs", help="every epoch, not only some")] = False,
+    suspects: Annotated[int | None, typer.Option(
+        min=1, metavar="[N=20]", help="instead: the N labels that the run doubts most, "
+        "with the images' numbers in the official train set; the run must have kept "
+        "its signals")] = None,
+) -> int:
+    """Setting, facts and numbers of one run."""
+    run = runs.resolve(name)
+    if suspects is not None:
+        show_suspects(run, suspects)
         return 0
-    print(s)
-    options = " ".join(f"{k}={wording.words_of(v)}" for k, v in s.options.items())
+    s, info = run.setting, run.info
+
+    def known(key: str) -> str:
+        value = info.get(key)
+        return ("not recorded" if value is None else
+                f"{value:,}" if isinstance(value, int) else str(value))
+
     subset = f"{s.max_samples:,} images at most" if s.max_samples else "all images"
-    about = [
-        ("options", options),
-        ("data",
-         f"{subset}; {_known(info, 'samples')} trained on, {_known(info, 'validation')} "
-         f"for noisy validation, {_known(info, 'trusted')} trusted",
-         ),
+    common.say(str(s), common.facts([
+        ("options", _options(s.options)),
+        ("data", f"{subset}; {known('samples')} trained on, {known('validation')} for "
+         f"noisy validation, {known('trusted')} trusted"),
         ("seeds", f"split {s.split_seed}, noise {s.noise_seed}, init {s.init_seed}"),
-        ("noise",
-         percent(info.get("realised_rate", math.nan)) + f" (nominal {s.rate:.0%})",
-         ), ("code", f"commit {_known(info, 'commit')}, {_known(info, 'date')}"),
-        ("versions", ", ".join(f"{k} {v}"
-                               for k, v in info.get("versions", {}).items())),
-        ("hardware", _known(info, "hardware")),
-        ("processor", _known(info, "instructions")), *_parts(info),
+        ("noise", f"{percent(info.get('realised_rate', math.nan))} (nominal "
+         f"{s.rate:.0%})"),
+        ("code", f"commit {known('commit')}, {known('date')}"),
+        ("versions", _versions(info)),
+        ("hardware", known("hardware")),
+        ("processor", known("instructions")),
+        *_parts(info),
         ("folder", wording.shown(run.folder) if run.folder else "none"),
-    ]
-    print(common.old_facts(about) + "\n")
-    if not run.finished:
-        print(f"FAILED: {info.get('why', 'no reason recorded')}\n")
-    else:
+    ]), "")
+    if run.finished:
         from .train import result
 
         print(result(run) + "\n")
-    if not len(run.epochs.get("test", ())):
-        return 0
-    for name in (
-        "test",
-        "val",
-        "clean_fit",
-        "wrong_fit",
-        "wrong_corrected",
-        "label_accuracy",
-        "auc",
-    ):
-        column = run.epochs.get(name)
-        seen = [v for v in column if not math.isnan(v)] if column is not None else []
-        if len(seen) > 1 and (line := common.sparkline(seen)):
-            print(f"{name:<16}{line}  {_short(seen[0])} to {_short(seen[-1])}")
-    print("\n" + epochs_table(run, everything=args.epochs))
+    else:
+        print(f"FAILED: {wording.plain(info.get('why', 'no reason recorded'))}\n")
+    if total := len(run.epochs.get("test", ())):
+        rows = []
+        for column in COURSES:
+            seen = np.asarray(run.epochs.get(column, ()), dtype=float)
+            seen = seen[~np.isnan(seen)]
+            if len(seen) > 1:
+                ends = (seen[0], seen[-1], seen.min(), seen.max())
+                rows.append([column, *map(_short, ends)])
+        if rows:
+            header = ("course", "first", "last", "least", "greatest")
+            common.say(common.table(header, rows, TEXTS), "")
+        most = total if epochs else min(total, TABLE_ROWS)
+        common.say(epochs_table(run, most))
+        if most < total:
+            print(f"{most} of {total} epochs; --epochs shows all")
     return 0
+
+
+def _options(options: Mapping[str, object]) -> str:
+    return " ".join(f"{k}={wording.words_of(v)}" for k, v in options.items())
+
+
+def _versions(info: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k} {v}" for k, v in info.get("versions", {}).items())
 
 
 def _parts(info: Mapping[str, Any]) -> list[tuple[str, str]]:
     """With what each part of a run was trained that went on in another process."""
-    parts = info.get("parts", ())
-    if len(parts) < 2:
-        return []
     lines = []
-    for p in parts:
-        versions = ", ".join(f"{k} {v}" for k, v in p.get("versions", {}).items())
-        said = [
-            f"commit {p['commit']}" if "commit" in p else "",
-            p.get("date", ""), versions,
-            p.get("hardware", ""),
-            p.get("instructions", "")
-        ]
+    for p in info.get("parts", ()):
+        said = [f"commit {p['commit']}" if "commit" in p else "", p.get("date", ""),
+                _versions(p), p.get("hardware", ""), p.get("instructions", "")]
         first, last = p.get("epochs", ("?", "?"))
         lines.append((f"epochs {first}-{last}",
                       "; ".join(x for x in said if x) or "not recorded with what"))
-    return lines
+    return lines if len(lines) > 1 else []
 
 
-def suspects(run: Run, most: int) -> str:
-    """The labels that a run doubts most: image, given label, and how much it doubts.
+def show_suspects(run: Run, most: int) -> None:
+    """Print the labels that a run doubts most: image, given label, and how much.
 
     By p(label is right) where the method says one (the mean of two networks), else by
     the cross entropy of the given label after the last epoch at which it was kept.
@@ -255,145 +218,109 @@ def suspects(run: Run, most: int) -> str:
     name = "p(right)" if by_p else losses[-1]
     doubt = -np.mean(by_p, axis=0) if by_p else kept[losses[-1]].astype(np.float64)
     order = np.lexsort((kept["index"], -doubt))[:most]
-    header = ["rank", "image", "given", name
-              ] + (["in truth"] if "wrong" in kept else [])
-    rows = []
-    for rank, i in enumerate(order, 1):
-        truth = ["wrong" if kept["wrong"][i] else "right"] if "wrong" in kept else []
-        rows.append(
-            [rank, kept["index"][i], kept["given"][i], f"{abs(doubt[i]):.7g}", *truth])
-    said = (
-        f"{run.setting}\n{len(rows)} of {len(doubt):,} labels, the most doubtful first; "
-        f"image: its number (from 0) in the train set of {run.setting.dataset}; given: the "
-        f"class")
+    columns = {"rank": range(1, len(order) + 1), "image": kept["index"][order],
+               "given": kept["given"][order], name: [f"{abs(d):.7g}"
+                                                     for d in doubt[order]]}
+    print(f"{run.setting}\n{len(order)} of {len(doubt):,} labels, the most doubtful "
+          f"first; image: its number (from 0) in the train set of {run.setting.dataset}; "
+          "given: the class")
     if "wrong" in kept:
-        share = np.mean([bool(kept["wrong"][i]) for i in order])
-        said += (f"\n{percent(float(share))} of these are wrong in truth, "
-                 f"{percent(float(np.mean(kept['wrong'] > 0)))} of all")
-    return said + "\n\n" + wording.table(header, rows, ("in truth",))
+        wrong = kept["wrong"] > 0
+        columns["in truth"] = np.where(wrong[order], "wrong", "right")
+        print(f"{percent(float(wrong[order].mean()))} of these are wrong in truth, "
+              f"{percent(float(wrong.mean()))} of all")
+    rows = zip(*columns.values(), strict=True)
+    common.say("", common.table(list(columns), rows, ("in truth",)))
 
 
-def _known(info: Mapping[str, Any], key: str) -> str:
-    value = info.get(key)
-    return ("not recorded" if value is None else
-            f"{value:,}" if isinstance(value, int) else str(value))
-
-
-def epochs_table(run: Run, everything: bool) -> str:
-    """The epochs' numbers: all, or evenly chosen ones with the first and the last."""
+def epochs_table(run: Run, most: int) -> common.Table:
+    """The numbers of `most` evenly chosen epochs with the first and the last."""
     total = len(run.epochs["test"])
-    keep = list(range(total))
-    if not everything and total > TABLE_ROWS:
-        keep = sorted(
-            {round(i * (total - 1) / (TABLE_ROWS - 1)) for i in range(TABLE_ROWS)})
-    columns = {
-        k: v for k, v in run.epochs.items()
-        if k == "stage" or (k != "seconds_evaluating" and any(not math.isnan(x)
-                                                              for x in v))
-    }
-    shares = {
-        k
-        for k, v in columns.items()
-        if k not in ("stage", "epoch", "loss", "lr")
-        and not k.startswith("seconds")
-        and all(math.isnan(x) or 0 <= x <= 1 for x in v)
-    }
-
-    def cell(name: str, i: int) -> str:
-        value = columns[name][i]
+    keep = sorted({round(i * (total - 1) / max(1, most - 1)) for i in range(most)})
+    columns: dict[str, list[str]] = {}
+    for name, values in run.epochs.items():
         if name == "stage":
-            return str(value)
-        if math.isnan(value):
-            return "–"
-        return f"{100 * value:.2f}" if name in shares else f"{value:.4g}"
-
-    text = wording.table(list(columns), [[cell(c, i) for c in columns] for i in keep],
-                         NAMES_LEFT)
-    left_out = f"\n{len(keep)} of {total} epochs; --epochs shows all" if len(
-        keep) < total else ""
-    return text + left_out
+            columns[name] = [str(values[i]) for i in keep]
+        elif name != "seconds_evaluating" and not np.isnan(values).all():
+            share = (name not in ("epoch", "loss", "lr") and name[:7] != "seconds"
+                     and np.nanmin(values) >= 0 and np.nanmax(values) <= 1)
+            columns[name] = ["–" if math.isnan(v) else f"{100 * v:.2f}" if share else
+                             f"{v:.4g}" for v in values[keep]]
+    return common.table(list(columns), zip(*columns.values(), strict=True), TEXTS)
 
 
 # ------------------------------------------------------------------------------ compare
 
 
-def compare(args: argparse.Namespace) -> int:
-    asked = any(
-        getattr(args, k) is not None
-        for k in ("method", "dataset", "noise", "rate", "budget"))
-    if args.names and asked:
+@app.command(cls=common.Command, epilog=(
+    "example:\n  noisylabels runs compare --dataset digits --rate 0.4"))
+def compare(
+    names: Annotated[list[str] | None, typer.Argument(
+        metavar="NAME", help="runs, as in `runs show`")] = None,
+    method: Method = None, dataset: Dataset = None, noise: Noise = None,
+    rate: Rate = None, budget: Budget = None,
+) -> int:
+    """Mean and sample standard deviation over seeds.
+
+    One line a cell: runs that differ in nothing but their seeds. One table a budget.
+    """
+    asked = dict(method=method, dataset=dataset, noise=noise, rate=rate, budget=budget)
+    if names and any(v is not None for v in asked.values()):
         raise ValueError(
-            "`runs compare` takes names of runs or filters (--dataset ...), not both."
-        )
-    if args.names:
-        picked = list({r.setting.key: r
-                       for r in map(runs.resolve, args.names)}.values())
-        code = 0
+            "`runs compare` takes names of runs or filters (--dataset ...), not both.")
+    if names:
+        code, picked = 0, list({r.setting.key: r
+                                for r in map(runs.resolve, names)}.values())
     else:
-        picked, code = _found(args)
+        picked, code = _found(**asked)
     finished = [r for r in picked if r.finished]
     if not finished:
         raise ValueError(
             f"there is nothing to compare: {len(picked)} recorded runs match and none "
-            "of them is finished (see `noisylabels runs list`)."
-        )
-    print(
-        "\n\n".join(
-            budget_table(budget, group)
-            for budget in runs.BUDGETS
-            if (group := [r for r in finished if r.setting.budget == budget])
-        )
-    )
-    print(
-        "\nmean ± sample standard deviation over n seeds; test accuracy and wrong labels in %"
-        "\nmean10: last ten epochs; by val: epoch chosen on noisy labels; best*: chosen on the "
-        "test set, an oracle")
+            "of them is finished (see `noisylabels runs list`).")
+    for each in runs.BUDGETS:
+        if group := [r for r in finished if r.setting.budget == each]:
+            common.say(budget_table(each, group), "")
+    print("mean ± sample standard deviation over n seeds; test accuracy and wrong labels "
+          "in %\nmean10: last ten epochs; by val: epoch chosen on noisy labels; best*: "
+          "chosen on the test set, an oracle")
     if left := len(picked) - len(finished):
-        print(
-            f"{wording.count(left, 'failed run')} left out (`noisylabels runs list --failed`)"
-        )
+        print(f"{wording.count(left, 'failed run')} left out "
+              "(`noisylabels runs list --failed`)")
     return code
 
 
-def budget_table(budget: str, group: list[Run]) -> str:
+def budget_table(budget: str, group: list[Run]) -> common.Table:
     """One line a cell. `options` says in what the cells of one method differ."""
     cells: dict[str, list[Run]] = {}
     for run in group:
         cells.setdefault(run.setting.cell.key, []).append(run)
     differing = _differing([members[0] for members in cells.values()])
-    rows: list[Sequence[object]] = []
+    rows = []
     for members in cells.values():
-        s = members[0].setting
-        numbers = [
-            runs.mean_std(list(v)) for v in zip(*map(_finals, members), strict=True)
-        ]
-        wrong, _ = runs.mean_std(
-            [r.info.get("realised_rate", math.nan) for r in members])
-        time, _ = runs.mean_std([r.info.get("seconds", math.nan) for r in members])
-        values = _flat(members[0])
-        rows.append(
-            (s.dataset, s.noise, f"{s.rate:.2f}", s.method,
-             len(members), _short(wrong), *(spread(m, d) for m, d in numbers),
-             wording.duration(time), " ".join(f"{k}={wording.words_of(values[k])}"
-                                              for k in differing[s.method]
-                                              if k in values),
-             ))
-    header = [
-        "dataset", "noise", "rate", "method", "n", "wrong", *FINALS, "time", "options"
-    ]
+        s, options = members[0].setting, _flat(members[0])
+        finals = zip(*map(_finals, members), strict=True)
+
+        def mean(fact: str, members: list[Run] = members) -> float:
+            return runs.mean_std([r.info.get(fact, math.nan) for r in members])[0]
+
+        rows.append([
+            s.dataset, s.noise, f"{s.rate:.2f}", s.method, len(members),
+            _short(mean("realised_rate")),
+            *(spread(*runs.mean_std(list(v))) for v in finals),
+            duration(mean("seconds")),
+            _options({k: options[k] for k in differing[s.method] if k in options})])
+    header = ["dataset", "noise", "rate", "method", "n", "wrong", *FINALS, "time",
+              "options"]
     if not any(row[-1] for row in rows):
         header, rows = header[:-1], [row[:-1] for row in rows]
-    return f"{budget} budget\n" + wording.table(header, rows, NAMES_LEFT)
+    return common.table(header, rows, TEXTS, f"{budget} budget")
 
 
 def _flat(run: Run) -> dict[str, object]:
     s = run.setting
-    return {
-        **s.options,
-        "max_samples": s.max_samples,
-        "trusted_per_class": s.trusted_per_class,
-        "val_fraction": s.val_fraction,
-    }
+    return {**s.options, "max_samples": s.max_samples,
+            "trusted_per_class": s.trusted_per_class, "val_fraction": s.val_fraction}
 
 
 def _differing(firsts: list[Run]) -> dict[str, list[str]]:
@@ -401,15 +328,10 @@ def _differing(firsts: list[Run]) -> dict[str, list[str]]:
     alike."""
     out: dict[str, list[str]] = {}
     for run in firsts:
-        like = [
-            _flat(r)
-            for r in firsts
-            if r.setting.method == run.setting.method
-            and (r.setting.dataset, r.setting.noise, r.setting.rate)
-            == (run.setting.dataset, run.setting.noise, run.setting.rate)
-        ]
-        mine = _flat(run)
+        s, mine = run.setting, _flat(run)
+        like = [_flat(r) for r in firsts if (
+            r.setting.method, r.setting.dataset, r.setting.noise, r.setting.rate)
+            == (s.method, s.dataset, s.noise, s.rate)]
         keys = [k for k in mine if any(other.get(k) != mine[k] for other in like)]
-        out[run.setting.method] = list(
-            dict.fromkeys([*out.get(run.setting.method, []), *keys]))
+        out[s.method] = list(dict.fromkeys([*out.get(s.method, []), *keys]))
     return out

@@ -1,5 +1,4 @@
-"""`noisylabels page`: run a page's notebook with other parameters, checked before it
-starts.
+"""What a page's notebook allows its parameters to be, and the refusal of all else.
 
 papermill only warns about a parameter that the notebook does not have and then runs the
 defaults; its own list of parameters also misses some lines (`int | None`, a comment
@@ -12,36 +11,29 @@ here:
     dataset: str = "digits" # of the run: digits | cifar10 | cifar100 (needs CIFAR)
     noise: str = "symmetric"  # how labels go wrong; not "none"
 
-Parameters that together make a run are held against `lab.setting` before a kernel
-starts. The output gets its name only when the whole notebook ran.
+Parameters that together make a run are held against `lab.setting`. Imports nothing
+heavy before it is asked to.
 """
 
 from __future__ import annotations
 
-import argparse
 import ast
 import dataclasses
 import io
 import json
 import math
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
 import tokenize
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import paths, processes, wording
+from .. import paths, wording
 from ..ranges import MOST_SEED
 from ..wording import Failed, nearest
-from . import common
 
 PLAIN = {
     "int": "int, such as 3",
@@ -74,140 +66,11 @@ class Parameter:
         return " or ".join(listed) or "any"
 
 
-def add_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument(
-        "name",
-        nargs="?",
-        metavar="NAME|PATH",
-        help="a notebook of notebooks/ without .ipynb, or the path of one",
-    )
-    p.add_argument(
-        "-p",
-        dest="parameters",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("KEY", "VALUE"),
-        help="set a parameter; may be given often",
-    )
-    p.add_argument(
-        "-o",
-        dest="out",
-        metavar="OUT.ipynb",
-        help="where the page goes (default: _build/pages, named by its parameters)",
-    )
-    p.add_argument("--list", action="store_true", help="list the pages, and stop")
-    p.add_argument(
-        "--help-parameters",
-        action="store_true",
-        help="list the page's parameters with types and defaults, and stop",
-    )
+# ---------------------------------------------------------------- what a notebook says
 
 
-def main(args: argparse.Namespace) -> int:
-    if joined := next((k for k, _ in args.parameters if "=" in k), ""):
-        raise ValueError(
-            f"-p takes two words, KEY VALUE: -p {joined.replace('=', ' ', 1)}.")
-    if args.list:
-        if args.name is not None or args.parameters or args.out is not None:
-            raise ValueError(
-                "--list lists the pages and takes no page, -p or -o; a page's parameters are "
-                "listed by `noisylabels page NAME --help-parameters`.")
-        print(listing())
-        return 0
-    if args.name is None:
-        raise ValueError(
-            "a page is needed: `noisylabels page NAME`; `noisylabels page --list` lists them."
-        )
-    source = find(args.name)
-    known = parameters_of(source)
-    if args.help_parameters:
-        print(
-            wording.table(
-                ("parameter", "type", "default", "what it is"),
-                [(p.name, p.type, p.default, p.about) for p in known.values()],
-                ("parameter", "type", "default", "what it is"),
-            )
-            if known
-            else f"{source.name} has no parameters."
-        )
-        return 0
-    values = checked(args.parameters, known, source)
-    check_runs(values, known, source)
-    out = Path(args.out) if args.out else default_output(source, values)
-    if out.suffix != ".ipynb":
-        raise ValueError(f"the output must be named *.ipynb, not {args.out!r}.")
-    if out.exists() and out.samefile(source):
-        raise ValueError(
-            "the output must not be the notebook itself; name another file with -o.")
-    check_output(out.absolute())
-    return run(source, out.absolute(), values)
-
-
-def check_output(out: Path) -> None:
-    """Raise ValueError where a page would take the place of what this command has not
-    made."""
-    for folder in ("notebooks", "book/executed"):
-        if out.resolve().is_relative_to((paths.home() / folder).resolve()):
-            raise ValueError(
-                f"the output must not lie in {folder}/; name another file with -o.")
-    for there in (out, _failed(out)):
-        if there.exists() and not _made_here(there):
-            raise ValueError(
-                f"{wording.shown(there)} is there and no page of this command; name another "
-                "file with -o.")
-
-
-def _failed(out: Path) -> Path:
-    """Where what ran of a page that failed is kept."""
-    return out.with_name(f"{out.stem}.failed.ipynb")
-
-
-def _made_here(path: Path) -> bool:
-    try:
-        return "papermill" in _read(path).get("metadata", {})
-    except (OSError, ValueError):
-        return False
-
-
-# ---------------------------------------------------------------- which page, with what
-
-
-def _notebooks() -> dict[str, Path]:
-    return {p.stem: p for p in sorted((paths.home() / "notebooks").glob("*.ipynb"))}
-
-
-def find(name: str) -> Path:
-    """The notebook of that name or path."""
-    known = _notebooks()
-    if name in known:
-        return known[name]
-    if Path(name).is_file():
-        return Path(name).absolute()
-    if Path(name).suffix == ".ipynb" or Path(name).name != name:
-        raise ValueError(
-            f"there is no notebook {name}{nearest(Path(name).stem, known)}; pages are "
-            "listed by `noisylabels page --list`."
-        )
-    return known[wording.choose("page", name, known)]
-
-
-def listing() -> str:
-    """Every page with its title."""
-    rows = [(name, _title(_read(path))) for name, path in _notebooks().items()]
-    if not rows:
-        return f"no notebooks in {wording.shown(paths.home() / 'notebooks')}"
-    return wording.table(("page", "title"), rows, ("page", "title"))
-
-
-def _title(notebook: Mapping[str, Any]) -> str:
-    for cell in notebook["cells"]:
-        if title := re.search(r"^# (.+)$", _source(cell), re.MULTILINE):
-            return title[1] if cell["cell_type"] == "markdown" else ""
-    return ""
-
-
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
+    """The notebook as a dict with its list of cells. ValueError for what is none."""
     try:
         notebook = json.loads(path.read_text(encoding="utf-8"))
         return {**notebook, "cells": list(notebook["cells"])}
@@ -216,7 +79,8 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path} is not a notebook; allowed are .ipynb files.") from None
 
 
-def _source(cell: Mapping[str, Any]) -> str:
+def source_of(cell: Mapping[str, Any]) -> str:
+    """The text of a cell."""
     text = cell.get("source", "")
     return text if isinstance(text, str) else "".join(text)
 
@@ -230,12 +94,12 @@ def parameters_of(path: Path) -> dict[str, Parameter]:
     may become anything.
     """
     tagged = [
-        c for c in _read(path)["cells"]
+        c for c in read(path)["cells"]
         if "parameters" in c.get("metadata", {}).get("tags", [])
     ]
     if not tagged:
         return {}
-    text = _source(tagged[0])
+    text = source_of(tagged[0])
     try:
         body = ast.parse(text).body
         tokens = list(tokenize.generate_tokens(io.StringIO(text).readline))
@@ -294,7 +158,7 @@ def _kinds_of(value: ast.expr) -> tuple[tuple[str, ...], str]:
     return ((kind,) if kind in PLAIN else ()), item if item in PLAIN else ""
 
 
-def checked(given: list[list[str]], known: Mapping[str, Parameter],
+def checked(given: Iterable[tuple[str, str]], known: Mapping[str, Parameter],
             path: Path) -> dict[str, Any]:
     """`-p` pairs as values of their parameters' types. ValueError for what is not
     allowed."""
@@ -386,14 +250,14 @@ def _a_network(name: str) -> None:
 
 
 def _a_state(name: str) -> None:
-    from ..evidence import ledger
+    from . import ledger
 
     wording.choose("state", name, ledger.STATES)
 
 
 def _a_folder(name: str) -> None:
-    from ..evidence import ledger
     from ..training import runs
+    from . import ledger
 
     there = paths.home() / Path(name).expanduser()  # as the page finds it
     if there.exists() and not there.is_dir():
@@ -463,7 +327,7 @@ def check_runs(values: Mapping[str, Any], known: Mapping[str, Parameter],
     if values.get("photographs", "recorded") != "recorded":
         absent = datasets.absent("cifar10")
     if {"dataset", "budget"} <= set(known) and set(values) & {*_OF_A_RUN, *_SEEDS} and (
-        any("lab.setting(" in _source(c) for c in _read(path)["cells"])
+        any("lab.setting(" in source_of(c) for c in read(path)["cells"])
     ):
         absent = absent or _absent_of_runs(
             {k: _literal(p.default) for k, p in known.items()}
@@ -534,159 +398,3 @@ def _bad_items(value: Any, item: str) -> bool:
     return not all(
         isinstance(x, allowed) and (item == "bool" or not isinstance(x, bool))
         for x in value)
-
-
-def default_output(source: Path, values: Mapping[str, Any]) -> Path:
-    """_build/pages/NAME-key-value.ipynb below the project's folder, which git
-    ignores."""
-    words = [source.stem, *(f"{k}-{v}" for k, v in sorted(values.items()))]
-    name = re.sub(r"[^\w.+-]+", "_", "-".join(words))[:120]
-    return paths.home() / "_build" / "pages" / f"{name}.ipynb"
-
-
-# ------------------------------------------------------------------------------ running
-
-
-def run(source: Path, out: Path, values: Mapping[str, Any]) -> int:
-    """papermill in a process of its own, from the project's folder, one thread."""
-    import yaml
-
-    if missing("papermill"):
-        raise Failed(
-            "papermill is not installed, and it runs the pages; `pip install papermill`."
-        )
-    part = out.with_name(f".{out.stem}.part.ipynb")
-    failed = _failed(out)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        part.unlink(missing_ok=True)
-        part.touch()
-        part.unlink()
-    except OSError as error:
-        raise Failed(
-            f"no page can be written to {wording.shown(out.parent)}: {error.strerror}; name "
-            "another place with -o.") from error
-    live = common.live(sys.stderr)
-    command = [
-        sys.executable,
-        "-m",
-        "papermill",
-        _as_it_is(source),
-        _as_it_is(part),
-        "-k",
-        "python3",
-        "--log-level",
-        "ERROR",
-        "--progress-bar" if live else "--no-progress-bar",
-    ]
-    if values:
-        command += ["-y", yaml.safe_dump(dict(values))]
-    env = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONUTF8": "1",  # pages hold more than ASCII, whatever the locale
-        "NOISYLABELS_HOME": str(paths.home()),
-        # whatever folder it is said from
-        "NOISYLABELS_DATA": str(paths.datasets_dir()),
-    }
-    told = ", ".join(f"{k}={v!r}" for k, v in values.items()) or "its defaults"
-    print(f"running {source.stem} with {told}", flush=True)
-    begun = time.monotonic()
-    with _interrupted_by(*processes.endings()):
-        process = subprocess.Popen(
-            command,
-            cwd=paths.home(),
-            env=env,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            stdout=subprocess.DEVNULL,
-            stderr=None if live else subprocess.PIPE,
-            # else papermill would print its traceback at Ctrl-C
-            **processes.own_group(),
-        )
-        try:
-            said = process.communicate()[1] or ""
-        except KeyboardInterrupt:
-            processes.end_group(process)  # its kernel notices and stops by itself
-            try:
-                process.wait(15)
-            except (subprocess.TimeoutExpired, KeyboardInterrupt):
-                processes.end_group(process, kill=True)
-            part.unlink(missing_ok=True)
-            raise
-    ran, cut = None, ""
-    if part.is_file():
-        try:
-            ran = _read(part)
-        except ValueError:
-            cut = "; its output was cut off, so see whether the disk is full"
-            part.unlink(missing_ok=True)
-    problem = fault(ran) if ran else None
-    if process.returncode or problem or ran is None:
-        kept = cut
-        if ran is not None:
-            part.replace(failed)
-            kept = f"; what ran before it is in {wording.shown(failed)}"
-        last = [line for line in said.strip().splitlines() if line.strip()
-                ][-1:] or ["no message"]
-        raise Failed(f"{source.stem} failed {problem or f'({last[0].strip()})'}{kept}.")
-    ran["metadata"].setdefault("papermill",
-                               {})["output_path"] = os.fsencode(out).decode(
-                                   "utf-8", "replace")
-    try:
-        part.write_text(
-            json.dumps(ran, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        part.replace(out)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise Failed(
-            f"{source.stem} ran, but {wording.shown(out)} could not be written: "
-            f"{error.strerror}; free the disk or name another place with -o."
-        ) from error
-    failed.unlink(missing_ok=True)
-    print(
-        f"done in {wording.duration(math.ceil(time.monotonic() - begun))}: {wording.shown(out)}"
-    )
-    return 0
-
-
-def _as_it_is(path: Path) -> str:
-    """For papermill, which puts parameters into braces of its two paths."""
-    return str(path).replace("{", "{{").replace("}", "}}")
-
-
-@contextmanager
-def _interrupted_by(*numbers: signal.Signals) -> Iterator[None]:
-    """Let these signals do what Ctrl-C does, but for those that are ignored
-    (`nohup`)."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {n: h for n in numbers if (h := signal.getsignal(n)) != signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def fault(notebook: Mapping[str, Any]) -> str | None:
-    """The first error of a run, with the code cell in which it happened."""
-    code = [c for c in notebook["cells"] if c["cell_type"] == "code"]
-    for number, cell in enumerate(code, 1):
-        for output in cell.get("outputs", []):
-            if output.get("output_type") == "error":
-                said = " ".join(str(output["evalue"]).split()).rstrip(".")
-                return f"in code cell {number} of {len(code)} with {output['ename']}: {said}"
-    return None
-
-
-def missing(package: str) -> bool:
-    """Whether that package cannot be imported."""
-    from importlib.util import find_spec
-
-    return find_spec(package) is None
