@@ -87,3 +87,67 @@ def test_losses_of_other_epochs_than_the_record_names_are_refused(kept):
 def test_without_wrong_labels_there_is_no_auc(kept):
     _, auc = detection.auc_of_losses(a_run({**kept, "wrong": np.zeros(300, bool)}))
     assert auc.shape == (2,) and np.isnan(auc).all()
+
+
+def test_quality_is_scikit_learns_also_with_ties():
+    from sklearn.metrics import average_precision_score
+
+    rng = np.random.default_rng(1)
+    wrong = rng.random(2_000) < 0.3
+    for score in (rng.normal(size=2_000) + wrong, np.round(rng.normal(size=2_000) + wrong),
+                  np.zeros(2_000)):
+        got = detection.quality(score, wrong, draws=50)
+        assert got.auroc[0] == pytest.approx(roc_auc_score(wrong, score), abs=1e-12)
+        assert got.average_precision[0] == pytest.approx(
+            average_precision_score(wrong, score), abs=1e-12)
+        for value, low, high in (got.auroc, got.average_precision, got.at_100, got.at_errors):
+            assert low <= value + 0.03 and value - 0.03 <= high and low <= high
+    assert got.auroc[0] == 0.5 and got.at_100[0] == pytest.approx(wrong.mean())
+
+
+def test_quality_at_k_by_hand():
+    wrong = np.array([1, 1, 0, 1, 0, 0, 0, 0], bool)
+    got = detection.quality(np.array([9, 8, 7, 6, 5, 4, 3, 2.0]), wrong, draws=10)
+    assert got.at_errors[0] == pytest.approx(2 / 3)
+    assert got.at_100[0] == pytest.approx(3 / 8), "fewer than a hundred: all"
+    tied = detection.quality(np.array([9, 7, 7, 7, 1, 1, 1, 1.0]), wrong, draws=10)
+    # one sure, then two of three equal ones, of which two are wrong
+    assert tied.at_errors[0] == pytest.approx((1 + 2 * 2 / 3) / 3)
+    nan = detection.quality(np.array([np.nan, 1, 0, 0, 0, 0, 0, 0]), wrong, draws=10)
+    assert nan.auroc[0] == pytest.approx(roc_auc_score(wrong, [2, 1, 0, 0, 0, 0, 0, 0]))
+    with pytest.raises(ValueError, match="some labels are wrong and some right"):
+        detection.quality(np.zeros(3), np.zeros(3, bool))
+    with pytest.raises(ValueError, match="2 scores do not fit 3 labels"):
+        detection.quality(np.zeros(2), np.array([1, 0, 1], bool))
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    """60 made-up sets: the area's true value lies in the 90 % interval in most of them."""
+    from math import erf
+
+    truth, hits = 0.5 * (1 + erf(1 / 2)), 0  # two normals one apart
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        wrong = np.arange(400) < 150
+        got = detection.quality(rng.normal(size=400) + wrong, wrong, draws=100, seed=seed)
+        hits += got.auroc[1] <= truth <= got.auroc[2]
+    assert 46 <= hits <= 60  # binomial(60, 0.9): below 46 in less than one of a thousand
+
+
+def test_scores_name_all_that_a_run_kept(kept):
+    names = detection.scores(a_run({**kept, "p_clean": np.full(300, 0.25)}, (3, 7)))
+    assert list(names) == ["loss, epoch 7", "mean loss", "p(clean)", "neighbours, epoch 2"]
+    _, losses = detection.loss_history(a_run(kept, (3, 7)))
+    np.testing.assert_allclose(names["mean loss"], losses.mean(0))
+    assert (names["p(clean)"] == 0.75).all()
+    given = kept["given"]
+    near = KNeighborsClassifier(20).fit(kept["features-2"].T.astype(float), given)
+    index = near.kneighbors(return_distance=False)  # without the point itself
+    expected = (given[index] != given[:, None]).mean(1)
+    assert np.abs(names["neighbours, epoch 2"] - expected).mean() < 0.01, "equal distances"
+    old = {"wrong": kept["wrong"], "loss-2": np.zeros(300), "loss-10": np.ones(300),
+           "p_clean_1": np.full(300, 0.2), "p_clean_2": np.full(300, 0.6)}
+    names = detection.scores(a_run(old))
+    assert list(names) == ["loss, epoch 2", "loss, epoch 10", "p(clean)"]
+    np.testing.assert_allclose(names["p(clean)"], 0.6)
+    assert detection.scores(a_run({"wrong": kept["wrong"]})) == {}

@@ -6,6 +6,9 @@ entropy the features of six epochs (`Run.signals`). What is read here needs no t
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
@@ -87,3 +90,100 @@ def votes(run: Run, k: int = 20) -> dict[int, dict[str, float]]:
         out[epoch] = {"right": float((said == given)[~wrong].float().mean()),
                       "wrong": float((said == given)[wrong].float().mean())}
     return out
+
+
+# ------------------------------------------------------------------- scores of suspicion
+
+
+def scores(run: Run) -> dict[str, np.ndarray]:
+    """Every score of suspicion that a run kept: name -> (N,), larger is more suspect.
+
+    `loss, epoch k`: the cross entropy against the given label; `p(clean)`: what the
+    method itself says at the end, as one minus it (of two networks their mean); where
+    all losses were kept `mean loss`, over all epochs; where features were kept
+    `neighbours`, the share of the 20 nearest with another given label at the kept
+    epoch nearest to the tenth.
+    """
+    kept = run.signals
+    out: dict[str, np.ndarray] = {}
+    if "losses" in kept:
+        epochs, losses = loss_history(run)
+        chosen = dict.fromkeys([int(np.abs(epochs - 10).argmin()), len(epochs) - 1])
+        out |= {f"loss, epoch {epochs[i]}": losses[i] for i in chosen}
+        out["mean loss"] = losses.mean(0)
+    else:
+        found = {int(n.removeprefix("loss-")): v for n, v in kept.items()
+                 if n.startswith("loss-")}
+        out |= {f"loss, epoch {e}": np.asarray(v, np.float32)
+                for e, v in sorted(found.items())}
+    said = [np.asarray(v, np.float32) for n, v in kept.items() if n.startswith("p_clean")]
+    if said:
+        out["p(clean)"] = 1 - np.mean(said, axis=0)
+    every = features(run)
+    if every and "given" in kept:
+        epoch = min(every, key=lambda e: abs(e - 10))
+        index, _ = neighbours.nearest(torch.from_numpy(every[epoch]), 20)
+        given = torch.from_numpy(kept["given"]).long()
+        other = given[index] != given[:, None]
+        out[f"neighbours, epoch {epoch}"] = other.float().mean(1).numpy()
+    return out
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well a score finds the wrong labels, each with its 90 % bootstrap interval
+    over the images: (value, low, high)."""
+
+    auroc: tuple[float, float, float]
+    average_precision: tuple[float, float, float]
+    at_100: tuple[float, float, float]
+    at_errors: tuple[float, float, float]
+
+
+def quality(score: np.ndarray, wrong: np.ndarray, draws: int = 200,
+            seed: int = 0) -> Quality:
+    """Ranking quality of a score (N,) against bool (N,).
+
+    at_100: share of wrong labels among the hundred most suspect (of all where there are
+    fewer); at_errors: among as many as there are wrong ones, where precision and recall
+    are the same. Of equal scores each counts with its share. Values that are not finite
+    count as the most suspect. Raises ValueError where no label is wrong, or all are.
+    """
+    wrong = np.asarray(wrong, bool)
+    s = np.nan_to_num(np.asarray(score, np.float64), nan=np.inf, posinf=np.inf)
+    if len(s) != len(wrong):
+        raise ValueError(f"{len(s)} scores do not fit {len(wrong)} labels.")
+    if wrong.all() or not wrong.any():
+        raise ValueError("a score is judged where some labels are wrong and some right.")
+    _, rank = np.unique(s, return_inverse=True)  # equal scores, equal ranks
+    draw = np.random.default_rng(seed)
+    once = _qualities(rank, wrong)
+    drawn = np.array([_qualities(rank[i], wrong[i]) for i in
+                      draw.integers(0, len(s), (draws, len(s)))])
+    low, high = np.nanpercentile(drawn, [5, 95], axis=0)
+    return Quality(*((float(v), float(a), float(b))
+                     for v, a, b in zip(once, low, high, strict=True)))
+
+
+def _qualities(rank: np.ndarray, wrong: np.ndarray) -> tuple[float, float, float, float]:
+    """AUROC, average precision, precision at 100 and at the number of wrong labels."""
+    bad = np.bincount(rank, wrong, minlength=rank.max() + 1)[::-1]  # most suspect first
+    all_of = np.bincount(rank, minlength=rank.max() + 1)[::-1].astype(float)
+    errors, right = bad.sum(), (all_of - bad).sum()
+    if not errors or not right:
+        return (math.nan,) * 4
+    hits, seen = bad.cumsum(), all_of.cumsum()
+    good = all_of - bad
+    # pairs in order: right ones less suspect, and half of those as suspect
+    auroc = float((bad * (right - good.cumsum() + good / 2)).sum() / (errors * right))
+    with np.errstate(invalid="ignore"):
+        precision = np.where(seen > 0, hits / np.maximum(seen, 1), 0.0)
+    average = float((precision * bad).sum() / errors)
+
+    def at(k: float) -> float:
+        k = min(k, seen[-1])
+        i = int(np.searchsorted(seen, k))
+        before = (hits[i - 1], seen[i - 1]) if i else (0.0, 0.0)
+        return float((before[0] + (k - before[1]) * bad[i] / all_of[i]) / k)
+
+    return auroc, average, at(100), at(errors)
