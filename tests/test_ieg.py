@@ -10,9 +10,10 @@ from torch.nn import functional as F
 
 import guards
 from noisylabels import lab
-from noisylabels.kernels import objectives
+from noisylabels.kernels import meta_gradient, objectives
+from noisylabels.kernels.meta_gradient import Quiet
 from noisylabels.methods import ieg
-from noisylabels.methods.ieg import Quiet, Settings, coefficients, meta_gradients
+from noisylabels.methods.ieg import Settings, coefficients, meta_gradients
 from noisylabels.training import engine, networks, runs
 
 SMALL = dict(steps=0, cycle=0, epochs=1, batch_size=16, average=0.9)
@@ -119,6 +120,27 @@ def test_the_closed_form_in_logit_tangents():
     d_omega, d_lambda = by_forward_mode(*parts)
     torch.testing.assert_close(d_omega, -s.look * ((p.softmax(1) - q) * dz).sum(1))
     torch.testing.assert_close(d_lambda, s.look / 6 * ((y - g) * dz).sum(1))
+
+
+@pytest.mark.parametrize("decay, momentum", [(0.0, False), (0.01, True)])
+def test_the_kernel_needs_no_method(decay, momentum):
+    """A linear map in plain formulas, without autograd: z = W x, its gradients by hand."""
+    draw = torch.Generator().manual_seed(2)
+    net = nn.Linear(3, 4, bias=False).double()
+    x, x_t = (torch.randn(n, 3, dtype=torch.float64, generator=draw) for n in (5, 7))
+    y, y_t = (F.one_hot(torch.arange(n) % 4, 4).double() for n in (5, 7))
+    g = torch.randn(5, 4, dtype=torch.float64, generator=draw).softmax(1)
+    w, m = net.weight.detach(), torch.ones(4, 3, dtype=torch.float64)
+    p, q = (x @ w.T).softmax(1), 0.9 * y + 0.1 * g
+    ahead = w - 0.1 * ((p - q).T @ x / 5 + decay * w + 0.9 * momentum * m)
+    v = ((x_t @ ahead.T).softmax(1) - y_t).T @ x_t / 7 + decay * ahead
+    dz = x @ v.T
+    d_omega, d_lambda = meta_gradient.meta_gradients(
+        Quiet(net), net(x), x, y, g, x_t, y_t, weight_decay=decay,
+        momentum={"weight": m} if momentum else None)
+    torch.testing.assert_close(d_omega, -0.1 * ((p - q) * dz).sum(1), rtol=1e-12, atol=0)
+    torch.testing.assert_close(d_lambda, 0.1 / 5 * ((y - g) * dz).sum(1), rtol=1e-12, atol=0)
+    assert not d_omega.requires_grad and torch.equal(net.weight, w)
 
 
 def test_coefficients_and_their_corner_cases():

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 import guards
 from guards import a_task
 from noisylabels import lab, paths
-from noisylabels.kernels import objectives, pixels, views
+from noisylabels.kernels import masks, objectives, pixels, views
 from noisylabels.methods import dividemix, sanm
 from noisylabels.methods.sanm import Settings
 from noisylabels.training import engine, networks, runs
@@ -52,7 +52,7 @@ def corners(count, size):
 
 
 def masked_slowly(x, f, w, target, u, s):
-    """(2.2) to (2.5) for one sample, in Python and NumPy."""
+    """Eq. (2), (4), (5) and (7) for one sample, in Python and NumPy."""
     channels, height, width = x.shape
     a = np.zeros(f.shape[1:])
     for channel in f.astype(float):
@@ -115,7 +115,7 @@ def test_anchors_are_extremes_of_the_quantised_map(relu):
     a = torch.nn.functional.interpolate(f.square().sum(1, keepdim=True), (32, 32),
                                         mode="bilinear").flatten(1)
     q = (255 * (a - a.amin(1, keepdim=True)) / (a.amax(1) - a.amin(1))[:, None]).floor()
-    hot, cold = sanm.extremes(f, (32, 32))
+    hot, cold = masks.extremes(f, (32, 32))
     assert q.gather(1, hot[:, None]).min() >= 254 and q.gather(1, cold[:, None]).max() == 0
     assert (cold == q.argmin(1)).all(), "the first of the lowest"
 
@@ -124,7 +124,7 @@ def test_ties_and_flat_maps_take_the_first_pixel():
     f = torch.zeros(3, 1, 2, 2)
     f[1, 0, :, 1] = 1.0  # the whole right edge is a plateau
     f[2] = 5.0
-    hot, cold = sanm.extremes(f, (4, 4))
+    hot, cold = masks.extremes(f, (4, 4))
     assert hot.tolist() == [0, 3, 0] and cold.tolist() == [0, 0, 0]
 
 
@@ -165,8 +165,7 @@ def test_the_benchmarks_loop_makes_the_same_masks():
     from noisylabels.bench import kernels, reference, report
 
     data = kernels.mask_inputs(200)
-    for ours, theirs in zip(sanm.mask(*data, Settings()), reference.masks(*data, Settings()),
-                            strict=True):
+    for ours, theirs in zip(masks.mask(*data), reference.masks(*data, Settings()), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
     assert {"masks", "masks_by_sample"} <= {k.name for k in kernels.KERNELS}
     goal = next(g for g in report.GOALS if g.row == ("masks_gain",))
@@ -180,19 +179,31 @@ def test_the_benchmarks_loop_makes_the_same_masks():
 @pytest.mark.parametrize("clip", [False, True])
 def test_changed_labels_sum_to_one(k, clip):
     t, m = torch.randn(SAMPLES, k).softmax(1), 0.02 + 0.08 * torch.rand(SAMPLES)
-    out = sanm.modulate(t, m, settings(clip_targets=clip))
+    out = masks.modulate(t, m, clip=clip)
     torch.testing.assert_close(out.sum(1), torch.ones(SAMPLES), atol=1e-5, rtol=0)
     if clip:
         assert out.min() >= 0
     else:
         top = t.argmax(1)[:, None]
         torch.testing.assert_close(out.gather(1, top), t.gather(1, top) - m[:, None])
-    assert torch.equal(sanm.modulate(t, m, settings(modulate="none")), t)
+
+
+def test_the_kernel_needs_no_method():
+    """Its defaults are the settings'; switches of one part leave the other as it was."""
+    data = drawn(40, 10, 3, (4, 4), (32, 32), False)
+    plain = masks.mask(*data)
+    assert all(torch.equal(a, b) for a, b in zip(plain, sanm.mask(*data, Settings()), strict=True))
+    image, label = (sanm.mask(*data, settings(**{k: v})) for k, v in (
+        ("modulate", "none"), ("branches", "plain")))
+    assert torch.equal(image[0], plain[0]) and torch.equal(image[2], data[3])
+    assert torch.equal(label[0], data[0]) and torch.equal(label[2], plain[2])
+    with pytest.raises(ValueError, match="images of 3 channels need 10 uniforms each, not 9"):
+        masks.mask(*data[:4], data[4][:, :9])
 
 
 def test_clipping_touches_only_negative_entries():
     t = torch.tensor([[0.9, 0.1, 0.0], [0.34, 0.33, 0.33]])
-    out = sanm.modulate(t, torch.tensor([0.1, 0.5]), settings(clip_targets=True))
+    out = masks.modulate(t, torch.tensor([0.1, 0.5]), clip=True)
     torch.testing.assert_close(out[0], torch.tensor([0.8, 0.15, 0.05]))
     torch.testing.assert_close(out[1], torch.tensor([0.0, 0.5, 0.5]))
 
@@ -215,7 +226,7 @@ def test_double_softmax_confines_the_loss(k, least, most, top, sharp):
     assert guess.max().item() == pytest.approx(top, abs=0.001)
     t = objectives.sharpen(guess, 0.5)
     assert t.max().item() == pytest.approx(sharp, abs=0.001)
-    changed = sanm.modulate(t, torch.full((k,), 0.10), settings())
+    changed = masks.modulate(t, torch.full((k,), 0.10))
     assert (changed.min() < 0) == (k == 100)
     assert sanm.start(settings(), task)[0](task.look(torch.arange(4))).min() < 0, "logits"
 
@@ -327,8 +338,8 @@ def test_the_mask_carries_no_gradient_and_the_decoder_does(monkeypatch):
     s, task = settings(lambda_rec=1.0), a_task()
     taken = captured(monkeypatch, sanm, sanm.train, task, s)
     seen = []
-    real = sanm.extremes
-    monkeypatch.setattr(sanm, "extremes", lambda f, size: seen.append(f.requires_grad) or
+    real = masks.extremes
+    monkeypatch.setattr(masks, "extremes", lambda f, size: seen.append(f.requires_grad) or
                         real(f, size))
     (net, optimiser), (peer, _) = taken["started"]
     decoder = taken["state"][0]

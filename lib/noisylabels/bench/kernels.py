@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..kernels import mixtures, neighbours, pixels, views
+from ..kernels import masks, mixtures, neighbours, pixels, views
 from ..methods import sanm
 from ..training import engine, networks
 from . import loops, reference
@@ -249,10 +249,10 @@ def _masks(by_sample: bool) -> Callable[[Bench], Built]:
     def build(bench: Bench) -> Built:
         made = mask_inputs(bench.scaled(128, least=8), bench.device)
         x, f, w, targets, u = made
-        s = sanm.Settings()
         if by_sample:
+            s = sanm.Settings()
             return lambda: reference.masks(x, f, w, targets, u, s), len(x)
-        return lambda: sanm.mask(x, f, w, targets, u, s), len(x)
+        return lambda: masks.mask(x, f, w, targets, u), len(x)
 
     return build
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..kernels import objectives
+from ..kernels.meta_gradient import Quiet
 from ..methods import ieg
 from ..training import networks
 from .timing import Bench, Entry, Unavailable
@@ -44,7 +45,7 @@ class Problem:
                                      10).float().to(bench.device) for _ in range(2))
         self.x, self.x_s, self.x_t, self.y, self.y_t = x, x_s, x_t, y, y_t
         self.s = ieg.Settings()
-        self.quiet = ieg.Quiet(networks.build(name, 10).to(bench.device))
+        self.quiet = Quiet(networks.build(name, 10).to(bench.device))
         self.momentum = {k: torch.zeros_like(w) for k, w in self.quiet.weights.items()}
 
     def guess(self) -> tuple[Tensor, Tensor]:

@@ -169,7 +169,7 @@ def fit_mixture(losses: Any) -> Any:
 
 def masks(x: Tensor, f: Tensor, w: Tensor, targets: Tensor, u: Tensor, s: Any
           ) -> tuple[Tensor, Tensor, Tensor]:
-    """What `methods.sanm.mask` makes by its defaults, in the common style: a loop over
+    """What `kernels.masks.mask` makes by its defaults, in the common style: a loop over
     the samples in which sizes are tensors, positions are read, channels are filled one
     by one and the label is changed through a boolean index."""
     c, (height, width) = x.shape[1], x.shape[2:]

@@ -30,16 +30,14 @@ its own crop instead of one on top of the weak view.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
-from torch.func import functional_call
 
-from ..kernels import objectives, views
+from ..kernels import meta_gradient, objectives, views
+from ..kernels.meta_gradient import Quiet, momentum_of
 from ..ranges import one_of, within
 from ..training import engine, networks
 from ..training.networks import Network
@@ -153,66 +151,18 @@ def pseudo_label(z: Tensor, z_strong: Tensor, s: Settings) -> Tensor:
     return objectives.sharpen(p, s.tau)
 
 
-class Quiet:
-    """A network called with given weights, in train mode, leaving its running statistics alone."""
-
-    def __init__(self, net: Network) -> None:
-        self.net = net
-        self.weights = dict(net.named_parameters())
-
-    def __call__(self, x: Tensor, weights: dict[str, Tensor] | None = None) -> Tensor:
-        buffers = {k: b.clone() for k, b in self.net.named_buffers()}
-        return functional_call(self.net, {**(weights or self.weights), **buffers}, (x,))
-
-
-def momentum_of(optimiser: torch.optim.Optimizer, quiet: Quiet) -> dict[str, Tensor]:
-    """The optimiser's momentum buffers by name; zeros before its first step."""
-    found = {k: optimiser.state.get(w, {}).get("momentum_buffer") for k, w in
-             quiet.weights.items()}
-    return {k: torch.zeros_like(quiet.weights[k]) if b is None else b for k, b in found.items()}
-
-
-def directional(f: Callable[[dict[str, Tensor]], tuple[Tensor, ...]],
-                weights: Mapping[str, Tensor], along: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-    """How fast each output of f changes as the weights move along `along`: one forward pass."""
-    with torch.no_grad(), forward_ad.dual_level():
-        dual = {k: forward_ad.make_dual(w.detach(), along[k]) for k, w in weights.items()}
-        return tuple(forward_ad.unpack_dual(t).tangent for t in f(dual))
-
-
 @torch.compiler.disable
-def meta_gradients(quiet: Quiet, momentum: dict[str, Tensor], z: Tensor, x: Tensor, x_s: Tensor,
-                   y: Tensor, g: Tensor, x_t: Tensor, y_t: Tensor, s: Settings
-                   ) -> tuple[Tensor, Tensor]:
-    """d omega and d lambda (B,): how the trusted loss changes with each weight and label share.
+def meta_gradients(quiet: Quiet, momentum: dict[str, Tensor], z: Tensor, x: Tensor,
+                   x_s: Tensor, y: Tensor, g: Tensor, x_t: Tensor, y_t: Tensor,
+                   s: Settings) -> tuple[Tensor, Tensor]:
+    """d omega, d lambda of `kernels.meta_gradient`, which has the shapes, by `s`."""
+    def guess(z: Tensor, theta: meta_gradient.Weights) -> Tensor:
+        return pseudo_label(z, quiet(x_s, theta), s)
 
-    z: logits of x with their graph (kept for the main loss). momentum: of the main optimiser.
-    """
-    weights, n = quiet.weights, len(x)
-    names = list(weights)
-
-    def losses_of(z: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-        return (objectives.soft_cross_entropy(z, s.lambda_0 * y + (1 - s.lambda_0) * g, "none"),
-                objectives.soft_cross_entropy(z, y - g, "none"))                  # l_i, d_i
-
-    look = losses_of(z, g)[0].mean()
-    grads = torch.autograd.grad(look, [weights[k] for k in names], retain_graph=True)
-    with torch.no_grad():
-        ahead = {k: (weights[k] - s.look * (d + s.weight_decay * weights[k]
-                                            + s.look_momentum * momentum[k]))     # look-ahead
-                 for k, d in zip(names, grads, strict=True)}
-    del grads
-    ahead = {k: t.requires_grad_() for k, t in ahead.items()}
-    trusted = objectives.soft_cross_entropy(quiet(x_t, ahead), y_t)
-    v = torch.autograd.grad(trusted, [ahead[k] for k in names])
-    along = {k: d + s.weight_decay * ahead[k].detach() for k, d in zip(names, v, strict=True)}
-
-    def at(theta: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        z = quiet(x, theta)
-        return losses_of(z, pseudo_label(z, quiet(x_s, theta), s) if s.pseudo_grad else g)
-
-    d_l, d_d = directional(at, weights, along)                # one forward-mode pass
-    return -s.look * d_l, -s.look / n * d_d
+    return meta_gradient.meta_gradients(
+        quiet, z, x, y, g, x_t, y_t, momentum=momentum, lambda_0=s.lambda_0,
+        look=s.look, look_momentum=s.look_momentum, weight_decay=s.weight_decay,
+        guess=guess if s.pseudo_grad else None)
 
 
 def coefficients(d_omega: Tensor, d_lambda: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,13 @@ import torch
 from torch import nn
 
 from ..kernels import objectives
+from ..kernels.meta_gradient import (
+    Quiet,
+    directional,
+    look_ahead,
+    momentum_of,
+    trusted_direction,
+)
 from ..ranges import within
 from ..training import engine, networks
 from ..training.recorder import Recorder
@@ -56,39 +63,33 @@ def train(task: engine.Task, s: Settings, log: Recorder) -> nn.Module:
     net, opt = engine.start(s, task)
     if task.precision == "bfloat16":
         networks.cast_convolutions(net, torch.bfloat16)
-    quiet, trusted = ieg.Quiet(net), ieg.Trusted(task, s.batch_size)
-    weight = torch.zeros(len(task),
-                         device=task.device)  # omega of each sample when last seen
+    quiet, trusted = Quiet(net), ieg.Trusted(task, s.batch_size)
+    kept = torch.zeros(len(task), device=task.device)  # omega when last seen
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # the compiler knows no forward mode
     def weigh(x, y):
-        theta = {k: w.detach() for k, w in quiet.weights.items()}
-        old = ieg.momentum_of(opt, quiet)
-        ahead = {
-            k: (t - s.look *
-                (s.weight_decay * t + s.look_momentum * old[k])).requires_grad_()
-            for k, t in theta.items()
-        }
-        x_t, y_t = trusted.next()
-        loss = objectives.soft_cross_entropy(quiet(x_t, ahead), y_t)
-        v = torch.autograd.grad(loss, list(ahead.values()))
-        along = {k: d + s.weight_decay * ahead[k].detach()
-                 for k, d in zip(ahead, v, strict=True)}
-        slope, = ieg.directional(
-            lambda t: (objectives.cross_entropy(quiet(x, t), y, "none"),), theta, along)
-        return ieg.coefficients(-s.look * slope, slope)[0]
+        """omega (B,) of images x with given labels y."""
+        theta = quiet.weights
+        ahead = look_ahead(theta, None, momentum_of(opt, quiet), look=s.look,
+                           look_momentum=s.look_momentum,
+                           weight_decay=s.weight_decay)
+        v = trusted_direction(quiet, ahead, *trusted.next(), s.weight_decay)
+        slope, = directional(
+            lambda t: (objectives.cross_entropy(quiet(x, t), y, "none"),), theta, v)
+        omega = (s.look * slope).clamp(min=0)  # [a <grad l_i, v>]_+
+        return omega / (omega.sum() + 1e-5)
 
     @engine.step(opt, task)
     def step(i, x):
         with torch.autocast(task.device.type, enabled=False):
             y = task.y_given[i]
             omega = weigh(x, y)
-            weight.index_copy_(0, i, omega)
+            kept.index_copy_(0, i, omega)
             return (omega * objectives.cross_entropy(net(x), y, "none")).sum()
 
-    for epoch in log.epochs(s.epochs, net, opt, trusted.at, weight):
+    for epoch in log.epochs(s.epochs, net, opt, trusted.at, kept):
         engine.set_lr(opt, s.lr_at(epoch))
         for i, x in task.batches(s.batch_size):
             log.loss(step(i, x))
-        log.p_clean(weight)
+        log.p_clean(kept)
     return net

@@ -40,7 +40,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..kernels import objectives, views
+from ..kernels import masks, objectives, views
 from ..ranges import one_of, within
 from ..training import engine, networks
 from ..training.networks import Network
@@ -124,65 +124,18 @@ def check_data(s: Settings, samples: int, channels: int, pixels: int) -> None:
                          f"images of {pixels}x{pixels}; take another network, or lambda_rec=0.")
 
 
-def extremes(f: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Flat positions (B,) of the hottest and the coldest pixel of the energy of f (B, C, h, w).
-
-    Bilinear, half-pixel centres. Hottest: first pixel within 1e-6 of the maximum (stable across
-    devices); coldest: first minimum of the map floored to 0..255, as the official code.
-    """
-    a = f.float().square().sum(1, keepdim=True)                                        # (2.2)
-    a = F.interpolate(a, size, mode="bilinear", align_corners=False).flatten(1)
-    low, high = a.amin(1, keepdim=True), a.amax(1, keepdim=True)
-    hot = (a >= high - 1e-6 * (high - low)).to(torch.uint8).argmax(1)
-    floored = (255 * (a - low) / (high - low + 1e-12)).floor()
-    return hot, (floored == floored.amin(1, keepdim=True)).to(torch.uint8).argmax(1)
-
-
-def paint(x: Tensor, at: Tensor, sides: tuple[Tensor, ...], colour: Tensor, s: Settings
-          ) -> Tensor:
-    """x (B, C, H, W) with one box each: flat anchor `at` (B,), sides (B,), colour (B, C)."""
-    def inside(anchor: Tensor, side: Tensor, size: int) -> Tensor:
-        start = anchor - side // 2 if s.anchor == "center" else anchor
-        start = torch.minimum(start.clamp(min=0), size - side)[:, None]  # shifted back inside
-        pixel = torch.arange(size, device=x.device)
-        return (pixel >= start) & (pixel < start + side[:, None])
-
-    height, width = x.shape[2:]
-    box = (inside(at // width, sides[0], height)[:, :, None]
-           & inside(at % width, sides[1], width)[:, None, :])
-    return torch.where(box[:, None], colour[:, :, None, None].to(x.dtype), x)
-
-
 def mask(x: Tensor, f: Tensor, w: Tensor, targets: Tensor, u: Tensor, s: Settings
          ) -> tuple[Tensor, Tensor, Tensor]:
-    """(x+, x-, y~) for normalised x (B, C, H, W), maps f, quality w (B,), targets (B, K).
-
-    u: uniforms (B, 2 + 2 C + 2): area, aspect, the two colours, two positions (`random` only).
-    """
-    c, (height, width) = x.shape[1], x.shape[2:]
-    m = s.tau_l + (s.tau_h - s.tau_l) * u[:, 0] + s.beta * (1 - w)                     # (2.3)
-    aspect = 0.8 + 0.45 * u[:, 1]
-    sides = tuple((s.kappa * m * height * width * r).sqrt().round().long().clamp(1, limit)
-                  for r, limit in ((aspect, height), (1 / aspect, width)))             # (2.4)
-    colours = (u[:, 2:2 + c], u[:, 2 + c:2 + 2 * c]) if s.fill == "random" else (
-        torch.zeros_like(u[:, :c]),) * 2
-    spots = extremes(f, (height, width)) if s.branches != "random" else tuple(
-        (u[:, -k] * height * width).long().clamp(max=height * width - 1) for k in (2, 1))
-    plus, minus = (paint(x, at, sides, colour, s) if s.branches != "plain" else x
-                   for at, colour in zip(spots, colours, strict=True))
-    return plus, minus, modulate(targets, m, s)
-
-
-def modulate(targets: Tensor, m: Tensor, s: Settings) -> Tensor:
-    """(2.5): m (B,) moves from the top class of targets (B, K) to the others, in equal parts."""
-    if s.modulate == "none":
-        return targets
-    k = targets.shape[1]
-    top = objectives.one_hot(targets.argmax(1), k).to(targets.dtype)
-    moved = targets + m[:, None] * ((1 - top) / (k - 1) - top)
-    if not s.clip_targets:
-        return moved
-    return moved.clamp(min=0) / moved.clamp(min=0).sum(1, keepdim=True)
+    """(x+, x-, y~) of `kernels.masks.mask`, which has the shapes, by these settings."""
+    plus, minus, changed = masks.mask(
+        x, f, w, targets, u, tau_l=s.tau_l, tau_h=s.tau_h, beta=s.beta, kappa=s.kappa,
+        at_random=s.branches == "random", centred=s.anchor == "center",
+        grey=s.fill == "zero", clip=s.clip_targets)
+    if s.branches == "plain":  # the label alone changes
+        plus = minus = x
+    if s.modulate == "none":  # the image alone changes
+        changed = targets
+    return plus, minus, changed
 
 
 def train(task: engine.Task, s: Settings, log: Recorder) -> Network:
