@@ -28,8 +28,8 @@ from noisylabels.commands import common, doctor, train
 from noisylabels.commands import page as page_command
 from noisylabels.data import datasets, photographs
 from noisylabels.evidence import page_checks
-from noisylabels.lab import cost, running
-from noisylabels.training import engine, runs
+from noisylabels.lab import cost
+from noisylabels.training import engine, provenance, runs
 from noisylabels.training.runs import Setting
 
 TINY = ["train", "--method", "cross_entropy", "--rate", "0.6", "--max-samples", "200",
@@ -733,7 +733,7 @@ def test_the_commit_is_that_of_the_code_wherever_the_runs_lie(home, monkeypatch)
     if (REPO / ".git").exists():
         assert lab.commit().rstrip("+") == git(REPO, "rev-parse", "--short=12", "HEAD") != other
     # an installed copy: of the project folder
-    monkeypatch.setattr(running, "__file__",
+    monkeypatch.setattr(provenance, "__file__",
                         str(home / "lib" / "site-packages" / "noisylabels" / "lab" / "x"))
     assert lab.commit() == other
     monkeypatch.setenv("NOISYLABELS_COMMIT", "said")

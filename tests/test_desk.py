@@ -162,7 +162,7 @@ def test_what_a_desk_run_keeps():
     assert kept == {"losses_at": (64,), "history": True, "every": 4,
                     "features_at": (3, 6, 16, 32, 48, 64)}
     assert lab.kept_of(at_desk("mixnn"), 64)["features_at"] == ()
-    assert lab.kept_of(lab.setting("gce"), 30, False) == {"losses_at": ()}
+    assert lab.kept_of(lab.setting("gce"), 30, False) == {"losses_at": (), "every": 1}
 
 
 # ------------------------------------------------------------------------------- the setting
@@ -199,7 +199,7 @@ def test_no_method_costs_more_than_six_times_cross_entropy(method):
 def test_sanm_and_its_host_have_equal_epochs():
     assert at_desk("sanm").options["epochs"] == at_desk("dividemix").options["epochs"] == 20
     s = at_desk("mixnn").options  # ends of cycles are epochs after which test images are seen
-    assert s["period"] % lab.EVERY["desk"] == 0 and s["start_epoch"] % s["period"] == 0
+    assert s["period"] % lab.BUDGETS["desk"].every == 0 and s["start_epoch"] % s["period"] == 0
 
 
 # --------------------------------------------------------------------------- the averaged row
@@ -228,7 +228,7 @@ def test_the_averaged_row_answers_with_the_average(home):
 def everything(monkeypatch):
     """The project's own plan, as where all data are."""
     monkeypatch.setenv("NOISYLABELS_HOME", str(REPO))
-    monkeypatch.setattr(planning.datasets, "absent", lambda *_: "")
+    monkeypatch.setattr(planning.noise, "absent", lambda *_: "")
 
 
 def test_the_plan_holds_every_method_and_three_seeds(everything):

@@ -104,12 +104,12 @@ def test_a_new_record_sums_up_its_last_stage():
 
 def test_the_record_counts_images_that_were_drawn_again(monkeypatch):
     s = lab.setting("cross_entropy", rate=0.4, max_samples=100)
-    assert "noise_redrawn" not in lab.facts(s, *lab.prepare(s))
+    assert "noise_redrawn" not in lab.facts(*lab.prepare(s))
     kind = type(noise.named("symmetric"))
     make = kind.make
     monkeypatch.setattr(kind, "make",
                         lambda *a, **k: dataclasses.replace(make(*a, **k), redrawn=7))
-    assert lab.facts(s, *lab.prepare(s))["noise_redrawn"] == 7
+    assert lab.facts(*lab.prepare(s))["noise_redrawn"] == 7
 
 
 def test_recorded_staged_runs_are_read_by_their_last_stage():
@@ -273,7 +273,7 @@ def test_a_folder_without_a_record_is_said_before_any_training(tmp_path, monkeyp
     monkeypatch.setenv("NOISYLABELS_HOME", str(tmp_path))
     s = lab.setting("cross_entropy", epochs=1, max_samples=100)
     (paths.runs_dir() / s.path).mkdir(parents=True)
-    monkeypatch.setattr(running, "prepare", None)
+    monkeypatch.setattr(running, "made", None)
     with pytest.raises(runs.StoreError, match=f"smoke-0-{s.key} has no run.json; delete it"):
         lab.run(s)
 

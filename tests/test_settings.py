@@ -126,12 +126,37 @@ def test_milestones_ascend(milestones):
     assert lab.setting("cross_entropy", milestones="3,5").options["milestones"] == (3, 5)
 
 
-def test_recorded_settings_are_still_allowed_and_keep_their_keys():
-    found = runs.find(finished=False)
-    assert len(found) > 600
-    for run in found:
+@pytest.fixture(scope="module")
+def recorded():
+    return runs.find(finished=False)
+
+
+def test_recorded_settings_are_still_allowed_and_keep_their_keys(recorded):
+    assert len(recorded) > 600
+    for run in recorded:
         lab.settings_of(run.setting)
         assert run.folder.name.endswith(run.setting.key)
+
+
+def test_recorded_settings_are_resolved_again_from_their_own_fields(recorded):
+    """Budgets, kinds of noise and data sets may move; a setting, its key and its folder stay."""
+    found = [r.setting for r in recorded]
+    for s in found:
+        values = {k: v for k, v in s.as_dict().items() if k != "options"}
+        values["max_samples"] = s.max_samples or 0
+        again = lab.setting(**values, **{k: v for k, v in s.options.items() if k not in values})
+        assert (again.key, again.path) == (s.key, s.path)
+    assert {s.budget for s in found} >= {"smoke", "laptop"}
+
+
+def test_a_budget_says_what_it_changes():
+    assert tuple(lab.BUDGETS) == runs.BUDGETS
+    shorter = [b for b in lab.BUDGETS.values() if b.scaled]
+    assert len(shorter) == 4 and all(b.recipe["schedule"] == "cosine" for b in shorter)
+    assert [n for n, b in lab.BUDGETS.items() if b.follows_all] == ["desk"]
+    assert [b.every for b in lab.BUDGETS.values()] == [1, 1, 4, 1, 1]
+    assert [b.max_samples for b in lab.BUDGETS.values()] == [None, 10_000, 10_000, None, None]
+    assert [b.val_fraction for b in lab.BUDGETS.values()] == [0.1] * 4 + [0.0]
 
 
 def test_a_field_that_came_later_leaves_the_runs_before_it_their_keys():

@@ -345,7 +345,7 @@ def speed(report: Report, execution: object) -> None:
     where = engine.hardware(execution.device)
     timings = {}
     for budget in ("smoke", "laptop", "desk", "fast"):
-        b = lab.BUDGETS[budget]
+        b = lab.BUDGETS[budget].recipe
         timing = timings[budget] = cost.time_steps(
             b["network"], cost.dataset_of(budget), b["batch_size"],
             b.get("precision", "float32"), execution, 0.8)

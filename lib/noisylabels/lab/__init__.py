@@ -7,12 +7,13 @@ makes the task that the method sees and the truth that stays with the recorder
 store, for figures that are made live.
 """
 
+from ..training.provenance import commit, facts
 from ..training.recorder import TrainingFailed
 from ..training.runs import Setting, StoreError
+from .budgets import BUDGETS, Budget
 from .recipes import (
-    BUDGETS,
-    EVERY,
     Images,
+    Plan,
     check,
     images,
     noise_kinds,
@@ -22,20 +23,18 @@ from .recipes import (
 )
 from .running import (
     checkpoints_of,
-    commit,
     epochs_begun,
-    facts,
     kept_of,
     lacks_losses,
     run,
     summary,
     watch,
 )
-from .tasks import PROBE, prepare, strong_view
+from .tasks import PROBE, prepare
 
 __all__ = [
-    "BUDGETS", "EVERY", "PROBE", "Images", "Setting", "StoreError", "TrainingFailed",
-    "check", "checkpoints_of", "commit", "epochs_begun", "facts", "images", "kept_of",
-    "lacks_losses", "noise_kinds", "prepare", "run", "setting", "settings_of",
-    "strong_view", "summary", "total_epochs", "watch",
+    "BUDGETS", "PROBE", "Budget", "Images", "Plan", "Setting", "StoreError",
+    "TrainingFailed", "check", "checkpoints_of", "commit", "epochs_begun", "facts",
+    "images", "kept_of", "lacks_losses", "noise_kinds", "prepare", "run", "setting",
+    "settings_of", "summary", "total_epochs", "watch",
 ]

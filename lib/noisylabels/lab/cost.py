@@ -213,4 +213,4 @@ def of_setting(s: Setting, timing: Timing) -> float | None:
 
 def dataset_of(budget: str) -> str:
     """What a budget is made for."""
-    return "digits" if budget == "smoke" else "cifar10"
+    return lab.BUDGETS[budget].dataset

@@ -8,6 +8,7 @@ import difflib
 import numbers
 import typing
 from collections.abc import Iterable
+from types import ModuleType
 from typing import Any
 
 from .. import methods, ranges
@@ -16,35 +17,7 @@ from ..data import datasets
 from ..training import networks, runs
 from ..training.runs import Setting
 from . import semantic  # noqa: F401  (registers its kinds)
-
-# What a budget changes of a method's published recipe. They are never mixed in one
-# column.
-BUDGETS: dict[str, dict[str, Any]] = {
-    # scikit-learn's digits, seconds on one CPU core
-    "smoke": dict(network="tiny", epochs=30, batch_size=64, lr=0.05, schedule="cosine",
-                  lr_floor=0.0, weight_decay=5e-4, period=6, augment="none"),
-    # 10,000 real images, a small network, minutes on one CPU core
-    # (without augmentation: only so does a network this small learn wrong labels by
-    # heart)
-    "laptop": dict(network="small", epochs=20, batch_size=128, lr=0.1,
-                   schedule="cosine", lr_floor=0.0, weight_decay=1e-4, period=5,
-                   precision="bfloat16", augment="none"),
-    # 10,000 real images, augmented, and a network made for a CPU that learns them by
-    # heart: under an hour on a core
-    "desk": dict(network="resnet8", epochs=64, batch_size=128, lr=0.1, nesterov=True,
-                 schedule="cosine", lr_floor=0.0, weight_decay=5e-4, period=8,
-                 precision="auto", augment="weak"),
-    # all images, a network that learns fast, about a minute on one GPU
-    "fast": dict(network="resnet9", epochs=40, batch_size=128, lr=0.05,
-                 schedule="cosine", lr_floor=0.0, weight_decay=5e-4, period=8,
-                 precision="bfloat16"),
-    # the published schedule
-    "paper": dict(precision="bfloat16"),
-}
-MAX_SAMPLES = {"laptop": 10_000, "desk": 10_000}
-VAL_FRACTION = {"smoke": 0.1, "laptop": 0.1, "desk": 0.1, "fast": 0.1, "paper": 0.0}
-# test images are looked at after every so many epochs, and the last ten
-EVERY = {"desk": 4}
+from .budgets import BUDGETS, Budget
 
 
 def setting(method: str, dataset: str = "digits", noise: str = "symmetric",
@@ -57,9 +30,8 @@ def setting(method: str, dataset: str = "digits", noise: str = "symmetric",
 
     Args:
         method, dataset, noise, rate, budget: see `runs.Setting`. At the `paper` budget
-            the method's
-            published settings hold; the other budgets replace the schedule and the
-            network by the rows of `BUDGETS` and whatever the method's own
+            the method's published settings hold; the other budgets replace the schedule
+            and the network by the rows of `BUDGETS` and whatever the method's own
             `scaled(budget, ...)` says.
         seed: of the three seeds that are not given themselves.
         max_samples: 0 means all images.
@@ -73,29 +45,26 @@ def setting(method: str, dataset: str = "digits", noise: str = "symmetric",
     rate = runs._share("rate", rate)
     seed = runs._whole("seed", seed, 0, ranges.MOST_SEED)  # under its own name
     if budget not in tuple(BUDGETS):
-        raise ValueError(_unknown("budget", budget, tuple(BUDGETS)))
+        raise ValueError(_unknown("budget", budget, BUDGETS))
     if dataset not in datasets.NAMES:
         raise ValueError(_unknown("dataset", dataset, datasets.NAMES))
-    if budget == "smoke" and dataset != "digits":
+    size = BUDGETS[budget]
+    if size.only and dataset != size.dataset:
         raise ValueError(
-            "the smoke budget is made for the digits; use laptop, desk, fast or "
-            f"paper for {dataset}.")
+            f"the {budget} budget is made for the {size.dataset}; use "
+            f"{_or(b for b, other in BUDGETS.items() if not other.only)} for {dataset}.")
     kind = _kind(noise, dataset)
     rate = rate if kind.fixed is None else kind.fixed
-    values = dict(module.published(dataset, noise, rate))
-    if budget != "paper":
-        values |= {"milestones": (), "drop": 0.1} | BUDGETS[budget]
-        if hasattr(module, "scaled"):
-            values |= module.scaled(budget, dataset, noise, rate)
-    else:
-        values |= BUDGETS["paper"]
+    values = {**module.published(dataset, noise, rate), **size.recipe}
+    if size.scaled and hasattr(module, "scaled"):
+        values |= module.scaled(budget, dataset, noise, rate)
     asked = _typed(module.Settings, options)
     if "epochs" in asked and hasattr(module.Settings, "steps"):
         values["steps"] = 0  # a length in epochs takes the place of one in steps
     values |= asked
     resolved = module.Settings(**values)
-    if asked.get("milestones") and resolved.milestones[
-            0] > resolved.epochs and not values.get("steps"):
+    if (asked.get("milestones") and not values.get("steps")
+            and resolved.milestones[0] > resolved.epochs):
         raise ValueError(
             f"milestones ({resolved.milestones[0]}) must not exceed epochs "
             f"({resolved.epochs}): the rate would never fall.")
@@ -112,9 +81,9 @@ def setting(method: str, dataset: str = "digits", noise: str = "symmetric",
         split_seed=seed if split_seed is None else split_seed,
         noise_seed=seed if noise_seed is None else noise_seed,
         init_seed=seed if init_seed is None else init_seed,
-        max_samples=MAX_SAMPLES.get(budget) if max_samples is None else max_samples
-        or None, trusted_per_class=trusted_per_class,
-        val_fraction=VAL_FRACTION[budget] if val_fraction is None else val_fraction)
+        max_samples=size.max_samples if max_samples is None else max_samples or None,
+        trusted_per_class=trusted_per_class,
+        val_fraction=size.val_fraction if val_fraction is None else val_fraction)
     check(made)
     return made
 
@@ -140,7 +109,29 @@ def images(s: Setting) -> Images:
     return Images(max(0, chosen - trusted - val), val, trusted, test, total)
 
 
-def check(s: Setting) -> None:
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A setting that was checked, with all that it names.
+
+    method: the method's module; recipe: its `Settings`.
+    """
+
+    setting: Setting
+    method: ModuleType
+    recipe: Any
+    budget: Budget
+    noise: noises.Kind
+    images: Images
+
+    @property
+    def epochs(self) -> int:
+        """All epochs of all stages."""
+        counted = getattr(self.method, "total_epochs", None)
+        return int(counted(self.recipe, self.images.train) if counted
+                   else self.recipe.epochs)
+
+
+def check(s: Setting) -> Plan:
     """Refuse, in one sentence, a setting whose parts do not go together; no data is
     read.
 
@@ -149,47 +140,46 @@ def check(s: Setting) -> None:
     to a run passes here: `setting`, so the commands and pages, and `prepare`. Raises
     ValueError.
     """
-    module, recipe, n = methods.get(s.method), settings_of(s), images(s)
-    total, _, classes, channels, pixels = datasets.SIZES[s.dataset]
-    chosen = n.train + n.val + n.trusted
-    if min(total, s.max_samples or total) < classes:
+    n, hint, kind = images(s), _smoke(s), _kind(s.noise, s.dataset)
+    module = methods.get(s.method)
+    recipe = module.Settings(**s.options)
+    _, _, classes, channels, pixels = datasets.SIZES[s.dataset]
+    drawn, kept = min(n.all, s.max_samples or n.all), n.train + n.val + n.trusted
+    if drawn < classes:
         raise ValueError(
             f"max_samples {s.max_samples} is too few: {s.dataset} has {classes} "
             f"classes, and each keeps an image at least.")
-    if s.trusted_per_class * classes >= min(total, s.max_samples or total):
+    if s.trusted_per_class * classes >= drawn:
         raise ValueError(
             f"{s.trusted_per_class} trusted samples in each of {classes} classes "
-            f"leave none of {min(total, s.max_samples or total):,} images to train "
-            "on; lower trusted_per_class.")
+            f"leave none of {drawn:,} images to train on; lower trusted_per_class.")
     if hasattr(module, "trusted_per_class") and not s.trusted_per_class:
         raise ValueError(
             f"{s.method} needs trusted samples: set trusted_per_class to 1 or more.")
-    if s.trusted_per_class > (least :=
-                              datasets.smallest_class(s.dataset, s.max_samples)):
+    least = datasets.smallest_class(s.dataset, s.max_samples)
+    if s.trusted_per_class > least:
         raise ValueError(
             f"trusted_per_class {s.trusted_per_class} is too many: the smallest "
             f"class has only {least} of the images.")
     if n.train < 2:
-        raise ValueError(f"{n.train} of {chosen:,} images are left to train on; lower "
+        raise ValueError(f"{n.train} of {kept:,} images are left to train on; lower "
                          "val_fraction or trusted_per_class, or raise max_samples.")
     if (side := networks.last_map(recipe.network, pixels)[1]) < 2:
-        fit = [
-            name for name in networks.NAMES if networks.last_map(name, pixels)[1] > 1
-        ]
+        fit = [name for name in networks.NAMES
+               if networks.last_map(name, pixels)[1] > 1]
         raise ValueError(
             f"network {recipe.network!r} does not fit the images of {s.dataset}: of "
             f"{pixels}x{pixels} pixels its last map keeps {side}x{side}; networks "
-            f"that fit: {', '.join(fit)}{_smoke(s)}.")
-    _kind(s.noise, s.dataset).check(s.dataset, s.rate)
+            f"that fit: {', '.join(fit)}{hint}.")
+    kind.check(s.dataset, s.rate)
     if hasattr(module, "check_data"):
         module.check_data(recipe, n.train, channels, pixels)
+    return Plan(s, module, recipe, BUDGETS[s.budget], kind, n)
 
 
 def settings_of(s: Setting) -> Any:
     """The method's own `Settings` object of a resolved setting."""
-    cls = methods.get(s.method).Settings
-    return cls(
-        **{k: tuple(v) if isinstance(v, list) else v for k, v in s.options.items()})
+    return methods.get(s.method).Settings(**s.options)
 
 
 def total_epochs(s: Setting, samples: int) -> int:
@@ -218,6 +208,11 @@ def _unknown(what: str, name: Any, allowed: Iterable[str], hint: str = "") -> st
     return f"unknown {what} {ranges.shown(name)}{hint}; allowed: {', '.join(allowed)}."
 
 
+def _or(names: Iterable[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} or {last}"
+
+
 def _elsewhere(noise: Any) -> str:
     """Where a noise belongs that a data set does not have: " (of cifar10)", or
     nothing."""
@@ -232,7 +227,7 @@ def _elsewhere(noise: Any) -> str:
 def _smoke(s: Setting) -> str:
     """How to get a network that fits the digits, where the budget chose one that does
     not."""
-    own = s.options["network"] == BUDGETS[s.budget].get("network")
+    own = s.options.get("network") == BUDGETS[s.budget].recipe.get("network")
     return (f"; the smoke budget takes tiny, the {s.budget} budget is made for CIFAR"
             if s.dataset == "digits" and own else "")
 

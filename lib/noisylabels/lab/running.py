@@ -4,28 +4,18 @@ trained."""
 from __future__ import annotations
 
 import math
-import os
-import platform
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from .. import methods, paths, ranges
-from ..training import engine, runs
-from ..training.recorder import (
-    Progress,
-    Recorder,
-    TrainingFailed,
-    Truth,
-    Watch,
-    read_checkpoint,
-)
+from .. import ranges
+from ..training import engine, recorder, runs
+from ..training.provenance import facts
+from ..training.recorder import Progress, Recorder, TrainingFailed, Watch
 from ..training.runs import Run, Setting
-from .recipes import EVERY, settings_of, total_epochs
-from .tasks import prepare
+from .budgets import BUDGETS
+from .recipes import Plan, check
+from .tasks import made
 
 
 def run(s: Setting, *, execution: engine.Execution | None = None,
@@ -54,8 +44,7 @@ def run(s: Setting, *, execution: engine.Execution | None = None,
     if not isinstance(s, Setting):
         raise ValueError(
             f"run takes what lab.setting(...) gives, not {ranges.shown(s)}.")
-    desk = s.budget == "desk"
-    signals = signals or desk
+    signals = signals or BUDGETS[s.budget].follows_all
 
     def recorded() -> Run | None:
         there = runs.lookup(s)
@@ -64,137 +53,105 @@ def run(s: Setting, *, execution: engine.Execution | None = None,
         return None if signals and again and not there.has_signals else there
 
     if (there := recorded()) is not None:
-        return _tidied(there)
+        return runs.tidied(there)
     with runs.lock(s, waiting=waiting):
         if (there := recorded()) is not None:
-            return _tidied(there)
+            return runs.tidied(there)
         there = runs.lookup(s)
-        repeats = there is not None and there.finished  # for its signals
-        checkpoints = checkpoints_of(s, "-signals" if repeats else "")
-        if again and signals and lacks_losses(s):
-            shutil.rmtree(checkpoints, ignore_errors=True)
-        task, truth = prepare(s, execution)
-        epochs = total_epochs(s, len(task))
-        info = facts(s, task, truth)
-        log = Recorder(task, truth, checkpoints, progress,
-                       **kept_of(s, epochs, signals),
-                       about={k: info[k] for k in runs.schema.MADE_BY})
-        try:
-            methods.get(s.method).train(task, settings_of(s), log)
-        except TrainingFailed as error:
-            if not repeats:
-                why = " ".join(str(error).split())[:runs.schema.MOST_TEXT]
-                runs.save(s,
-                          {**info, "status": "failed", "why": why, "parts": log.parts},
-                          log.rows)
-            log.finish()
-            shutil.rmtree(checkpoints, ignore_errors=True)
-            raise
-        finally:
-            log.finish()
-        kept = log.signals() if log.losses_at else None
-        if log.history is not None:
-            info["losses_of"] = log.history.epochs(len(log.history), len(task))
-        if there is not None and repeats:
-            result = runs.keep_signals(there, log.rows, kept or {})
-        else:
-            lack = {"signals_lack": log.lacking} if log.lacking else {}
-            result = runs.save(s, {**info, "status": "finished", **summary(log), **lack,
-                                   "parts": log.parts}, log.rows, kept)
-        shutil.rmtree(checkpoints, ignore_errors=True)
-        return result
+        # a finished one is repeated for its signals, one that failed is replaced
+        finished = there if there is not None and there.finished else None
+        folder = runs.checkpoints(s, "-signals" if finished else "")
+        if again and signals and recorder.lacks_losses(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+        return _trained(check(s), folder, signals, finished, execution, progress)
+
+
+def _trained(plan: Plan, folder: Path, signals: bool, finished: Run | None,
+             execution: engine.Execution | None, progress: Progress | None) -> Run:
+    """Train, and record what came of it; of a `finished` run only the signals are
+    added."""
+    s, kept = plan.setting, kept_of(plan.setting, plan.epochs, signals)
+    task, truth = made(plan, execution)
+    info = facts(task, truth)
+    log = Recorder(task, truth, folder, progress, **kept,
+                   about={k: info[k] for k in runs.schema.MADE_BY})
+    try:
+        plan.method.train(task, plan.recipe, log)
+    except TrainingFailed as error:
+        if finished is None:
+            why = " ".join(str(error).split())[:runs.schema.MOST_TEXT]
+            runs.save(s, {**info, "status": "failed", "why": why, "parts": log.parts},
+                      log.rows)
+        log.finish()
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    finally:
+        log.finish()
+    arrays = log.signals() if log.losses_at else None
+    if log.history is not None:
+        info["losses_of"] = log.history.epochs(len(log.history), len(task))
+    if finished is not None:
+        result = runs.keep_signals(finished, log.rows, arrays or {})
+    else:
+        lack = {"signals_lack": log.lacking} if log.lacking else {}
+        result = runs.save(s, {**info, "status": "finished", **summary(log), **lack,
+                               "parts": log.parts}, log.rows, arrays)
+    shutil.rmtree(folder, ignore_errors=True)
+    return result
 
 
 def kept_of(s: Setting, epochs: int, signals: bool = True) -> dict[str, Any]:
     """What the recorder of a run of so many epochs keeps of single samples, and how
     often it looks at the test images."""
-    if s.budget != "desk":
-        return {"losses_at": (2, max(2, epochs // 2), epochs) if signals else ()}
-    sixths = tuple(
-        max(1, round(epochs * part)) for part in (0.05, 0.1, 0.25, 0.5, 0.75, 1))
-    return {"losses_at": (epochs,), "history": True, "every": EVERY[s.budget],
+    budget = BUDGETS[s.budget]
+    if not budget.follows_all:
+        return {"losses_at": (2, max(2, epochs // 2), epochs) if signals else (),
+                "every": budget.every}
+    sixths = tuple(max(1, round(epochs * part))
+                   for part in (0.05, 0.1, 0.25, 0.5, 0.75, 1))
+    return {"losses_at": (epochs,), "history": True, "every": budget.every,
             "features_at": sixths if s.method == "cross_entropy" else ()}
 
 
 def checkpoints_of(s: Setting, kind: str = "") -> Path:
     """Where the checkpoints of a run lie; of its repetition for the signals with
     `-signals`."""
-    return paths.cache_dir() / "checkpoints" / f"{s.key}{kind}"
+    return runs.checkpoints(s, kind)
 
 
 def lacks_losses(s: Setting) -> bool:
     """Whether this run was begun, past its second epoch, without keeping losses. A run
-    of the desk budget never is."""
-    if s.budget == "desk":
+    that follows all samples never is."""
+    if BUDGETS[s.budget].follows_all:
         return False
-    newest = max(checkpoints_of(s).glob("block-*.pt"), default=None,
-                 key=lambda f: int(f.stem.split("-")[1]))
-    if newest is None:
-        return False
-    held = read_checkpoint(newest)
-    return len(held["rows"]) >= 2 and "loss-2" not in held["signals"]
+    return recorder.lacks_losses(runs.checkpoints(s))
 
 
 def epochs_begun(s: Setting) -> int:
     """Finished epochs of an interrupted run; 0 when there is nothing to go on from."""
-    files = checkpoints_of(s).glob("block-*.pt")
-    newest = max(files, key=lambda f: int(f.stem.split("-")[1]), default=None)
-    if newest is None:
+    file = recorder.newest(runs.checkpoints(s))
+    if file is None:
         return 0
     try:
-        return len(read_checkpoint(newest)["rows"])
+        return len(recorder.read_checkpoint(file)["rows"])
     except runs.StoreError:  # whatever is wrong with the file, the recorder says it
         return 0
-
-
-def _tidied(there: Run) -> Run:
-    """A recorded run; checkpoints that a kill left behind it are of no more use."""
-    left = checkpoints_of(there.setting)
-    if there.finished and left.exists():
-        shutil.rmtree(left, ignore_errors=True)
-    return there
 
 
 def watch(s: Setting, each: Watch | None = None, *,
           execution: engine.Execution | None = None) -> tuple[Run, Recorder]:
     """Train now, without the store; `each(epoch, recorder)` sees every epoch. For live
     figures."""
-    task, truth = prepare(s, execution)
+    plan = check(s)
+    task, truth = made(plan, execution)
     log = Recorder(task, truth, watch=each)
-    methods.get(s.method).train(task, settings_of(s), log)
+    plan.method.train(task, plan.recipe, log)
     columns = dict.fromkeys(c for row in log.rows for c in row)
     epochs = {c: runs.np.array([row.get(c, math.nan) for row in log.rows])
               for c in columns}
-    info = {**facts(s, task, truth), "status": "finished", **summary(log),
+    info = {**facts(task, truth), "status": "finished", **summary(log),
             "_signals": log.signals()}
     return Run(s, info, epochs), log
-
-
-def facts(s: Setting, task: engine.Task, truth: Truth) -> dict[str, Any]:
-    """What a record says besides its numbers: data, software, hardware."""
-    return {
-        "samples": len(task), "validation": len(truth.y_val),
-        "trusted": 0 if task.trusted is None else len(task.trusted[1]),
-        "realised_rate": round(float(truth.wrong.float().mean()), 6),
-        **({"noise_note": truth.note} if truth.note else {}),
-        **({"noise_redrawn": truth.redrawn} if truth.redrawn else {}),
-        **made_by(task),
-    }
-
-
-def made_by(task: engine.Task) -> dict[str, Any]:
-    """With what this process trains: everything beside the setting that may move a last
-    digit."""
-    versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
-    if task.device.type == "cuda":
-        versions["cuda"] = str(torch.version.cuda)
-    return {
-        "commit": commit(), "date": runs.now(), "versions": versions,
-        "hardware": engine.hardware(task.device), "threads": torch.get_num_threads(),
-        "instructions": engine.instructions(),
-        "execution": {"compile": task.execution.compile, "graph": task.execution.graph},
-        "precision": task.precision,
-    }
 
 
 def summary(log: Recorder) -> dict[str, Any]:
@@ -209,26 +166,3 @@ def summary(log: Recorder) -> dict[str, Any]:
         "seconds_per_epoch": sorted(seconds)[len(seconds) // 2],
         "seconds": sum(seconds) + sum(row["seconds_evaluating"] for row in log.rows)
     }
-
-
-def commit() -> str:
-    """The code's commit, with "+" when lib/ had uncommitted changes; "unknown" outside
-    git.
-
-    `$NOISYLABELS_COMMIT` names it where the code travels without its history.
-    """
-    if given := os.environ.get("NOISYLABELS_COMMIT"):
-        return given
-
-    checkout = Path(__file__).resolve().parents[3]
-    where = checkout if (checkout / "_config.yml").exists() else paths.home()
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(where), *words], capture_output=True,
-                              text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "--short=12", "HEAD") + (
-            "+" if git("status", "--porcelain", "--", "lib") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"

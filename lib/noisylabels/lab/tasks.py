@@ -11,7 +11,7 @@ from ..kernels import views
 from ..training import engine
 from ..training.recorder import Truth
 from ..training.runs import Setting
-from .recipes import check, settings_of
+from .recipes import Plan, check
 
 PROBE = 2_500  # training samples whose accuracy is followed, at most
 
@@ -20,7 +20,13 @@ def prepare(s: Setting,
             execution: engine.Execution | None = None) -> tuple[engine.Task, Truth]:
     """The task a method sees and the truth that stays with the recorder, on the
     device."""
-    check(s)
+    return made(check(s), execution)
+
+
+def made(plan: Plan,
+         execution: engine.Execution | None = None) -> tuple[engine.Task, Truth]:
+    """The same of a setting that was checked."""
+    s, recipe = plan.setting, plan.recipe
     execution = (execution or engine.Execution()).resolve()
     data = datasets.load(s.dataset)
     chosen, y_all = torch.arange(len(data.y_train)), data.y_train
@@ -32,18 +38,20 @@ def prepare(s: Setting,
     # all but the trusted samples
     noisy = torch.cat([split.train, split.val]).sort().values
     samples = noise.Samples(data, noisy, y_all, chosen[noisy])
-    labels = noise.named(s.noise).make(samples, s.rate, s.noise_seed, execution)
+    labels = plan.noise.make(samples, s.rate, s.noise_seed, execution)
     images = samples.images if labels.images is None else labels.images
     in_train = torch.isin(noisy, split.train)
     device = torch.device(execution.device)
-    recipe = settings_of(s)
     weak: views.View = views.Weak(pad=data.pad, flip=data.flip)
+    # as in FixMatch, then cutout of half the side
+    strong = views.Chain((weak, views.RandAugment.fixmatch(),
+                          views.Cutout.fixmatch(size=data.image_size // 2)))
     if recipe.augment == "none":
         weak = views.Identity()
     task = engine.Task(
         images=images[in_train].to(device),
         y_given=labels.y_given[in_train].to(device), num_classes=data.num_classes,
-        mean=data.mean, std=data.std, weak=weak, strong=strong_view(data),
+        mean=data.mean, std=data.std, weak=weak, strong=strong,
         seed=s.init_seed, execution=execution,
         precision=recipe.precision,
         oracle=(labels.wrong[in_train].to(device)
@@ -54,7 +62,7 @@ def prepare(s: Setting,
                  data.y_train[split.trusted].to(device))
         if len(split.trusted) else None)
     probe = torch.arange(len(split.train))
-    if len(probe) > PROBE and s.budget != "desk":
+    if len(probe) > PROBE and not plan.budget.follows_all:
         draw = torch.Generator().manual_seed(s.split_seed)
         probe = torch.randperm(len(probe), generator=draw)[:PROBE].sort().values
     truth = Truth(
@@ -65,10 +73,3 @@ def prepare(s: Setting,
         probe=probe.to(device), note=labels.note, redrawn=labels.redrawn,
         index=chosen[noisy][in_train].to(device))
     return task, truth
-
-
-def strong_view(data: datasets.Dataset) -> views.View:
-    """RandAugment as in FixMatch after the weak view, then cutout of half the side."""
-    return views.Chain((views.Weak(pad=data.pad, flip=data.flip),
-                        views.RandAugment.fixmatch(),
-                        views.Cutout.fixmatch(size=data.image_size // 2)))

@@ -486,6 +486,20 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         raise _not_to_be_used(file, f"it has no {error}") from error
 
 
+def newest(folder: Path) -> Path | None:
+    """The checkpoint of the last block in a folder, None without any."""
+    return max(folder.glob("block-*.pt"), default=None,
+               key=lambda f: int(f.stem.split("-")[1]))
+
+
+def lacks_losses(folder: Path) -> bool:
+    """Whether what was begun there, past its second epoch, keeps no losses."""
+    file = newest(folder)
+    held = read_checkpoint(file) if file else None
+    return held is not None and len(held["rows"]) >= 2 and (
+        "loss-2" not in held["signals"])
+
+
 def _not_to_be_used(file: Path, why: str) -> StoreError:
     return StoreError(
         f"the checkpoint {file} cannot be read ({why}); delete its folder to start "

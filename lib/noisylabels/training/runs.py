@@ -101,11 +101,10 @@ class Setting:
         if self.budget not in BUDGETS:
             raise ValueError(
                 f"unknown budget {self.budget!r}; allowed: {', '.join(BUDGETS)}.")
-        for name, low, high in (("split_seed", 0,
-                                 MOST_SEED), ("noise_seed", 0,
-                                              MOST_SEED), ("init_seed", 0, MOST_SEED),
-                                ("trusted_per_class", 0,
-                                 MOST_IMAGES), ("max_samples", 1, MOST_IMAGES)):
+        for name, low, high in (
+                ("split_seed", 0, MOST_SEED), ("noise_seed", 0, MOST_SEED),
+                ("init_seed", 0, MOST_SEED), ("trusted_per_class", 0, MOST_IMAGES),
+                ("max_samples", 1, MOST_IMAGES)):
             if name != "max_samples" or self.max_samples is not None:
                 object.__setattr__(self, name,
                                    _whole(name, getattr(self, name), low, high))
@@ -528,6 +527,20 @@ def resolve(name: str, root: Path | None = None) -> Run:
     hint = f"; the nearest is {near[0]}" if near and not hits else ""
     raise ValueError(f"{len(hits)} runs match {name!r}, exactly one must{hint} "
                      f"(see `noisylabels runs list`).")
+
+
+def checkpoints(setting: Setting, kind: str = "") -> Path:
+    """Where the checkpoints of a run lie; of its repetition for the signals with
+    `-signals`."""
+    return paths.cache_dir() / "checkpoints" / f"{setting.key}{kind}"
+
+
+def tidied(run: Run) -> Run:
+    """A recorded run; checkpoints that a kill left behind it are of no more use."""
+    left = checkpoints(run.setting)
+    if run.finished and left.exists():
+        shutil.rmtree(left, ignore_errors=True)
+    return run
 
 
 @contextmanager
