@@ -6,14 +6,16 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from noisylabels import lab, noise
+from noisylabels import lab, methods, noise
 from noisylabels.data import datasets, sets
+from noisylabels.methods import cross_entropy
 from noisylabels.noise import kinds, matrices
 from noisylabels.training import runs, schema
 
@@ -28,8 +30,8 @@ def home(tmp_path, monkeypatch):
 def forget(monkeypatch):
     """The registers as they were, after the test."""
     for table in (kinds._EVERY, kinds.KINDS, kinds.NEEDS, sets.ABOUT, sets.SIZES,
-                  sets.HUMAN_LABELS):
-        for key in ("next-digit", "two-on", "stripes"):  # removed again when the test ends
+                  sets.HUMAN_LABELS, methods._MODULES):
+        for key in ("next-digit", "two-on", "stripes", "own"):  # removed again when the test ends
             monkeypatch.setitem(table, key, None)
             monkeypatch.delitem(table, key)
 
@@ -132,6 +134,23 @@ def test_a_taken_data_set_is_refused():
 
 def test_the_schema_and_the_register_know_the_same_data_sets():
     assert tuple(datasets.NAMES) == schema.DATASETS
+
+
+def test_a_method_of_ones_own_is_trained_recorded_and_loaded(home, forget):
+    own = types.ModuleType("own")
+    with pytest.raises(ValueError, match="method 'own' must define Settings"):
+        methods.register("own", own)
+    own.Settings, own.published = cross_entropy.Settings, cross_entropy.published
+    own.train = cross_entropy.train
+    methods.register("own", own)
+    assert "own" in methods.NAMES and methods.get("own") is own
+    asked = dict(rate=0.4, epochs=2, max_samples=200)
+    run = lab.run(lab.setting("own", **asked))
+    (found,) = runs.find(method="own")
+    assert found.last() == run.last() == lab.watch(
+        lab.setting("cross_entropy", **asked))[0].last()
+    with pytest.raises(ValueError, match="there is a method 'mixup' already"):
+        methods.register("mixup", own)
 
 
 ADDED = {
