@@ -80,10 +80,9 @@ def one_of(*allowed: str, default: str | None = None, later: bool = False) -> An
 def resolved(settings: Any) -> dict[str, Any]:
     """Every field by name, but for those that came later and have their default: so the
     runs that were recorded before keep their settings, and their keys."""
-    return {
-        f.name: v for f in dataclasses.fields(settings)
-        if (v := getattr(settings, f.name)) != f.default or not f.metadata.get("later")
-    }
+    return {f.name: v for f in dataclasses.fields(settings)
+            if (v := getattr(settings, f.name)) != f.default
+            or not f.metadata.get("later")}
 
 
 def named(check: Callable[[str], object], default: str) -> Any:
@@ -108,8 +107,8 @@ def check(settings: Any) -> None:
     cls = type(settings)
     hints = typing.get_type_hints(cls)
     for f in dataclasses.fields(cls):
-        value, kind, rule = getattr(settings,
-                                    f.name), hints[f.name], allowed(cls, f.name)
+        value, kind, rule = getattr(settings, f.name), hints[f.name], allowed(
+            cls, f.name)
         if type(None) in typing.get_args(kind):
             if value is None:
                 continue

@@ -92,7 +92,9 @@ def count(number: int, thing: str) -> str:
 
 def size(num_bytes: float) -> str:
     """Bytes as "12.3 GB" or "4.0 MB"."""
-    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
+    if num_bytes >= 1e9:
+        return f"{num_bytes / 1e9:.1f} GB"
+    return f"{num_bytes / 1e6:.1f} MB"
 
 
 def shown(path: Path) -> str:

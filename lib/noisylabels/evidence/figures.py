@@ -447,9 +447,10 @@ def image_grid(images: Any, titles: Sequence[str] = (), *,
         text = "<br>".join(
             _toned(line, ink) for line, ink in zip(lines, inks, strict=True))
         cells.append(
-            f'<div style="width:{size}px;text-align:center;line-height:1.25;font-size:0.8rem">'
-            f'<img alt="{html.escape(alt)}" width="{size}" '
-            f'height="{height}" style="image-rendering:pixelated;display:block;max-width:none" '
+            f'<div style="width:{size}px;text-align:center;line-height:1.25;'
+            f'font-size:0.8rem"><img alt="{html.escape(alt)}" width="{size}" '
+            f'height="{height}" style="image-rendering:pixelated;display:block;'
+            'max-width:none" '
             f'src="data:image/png;base64,{_png(image)}">'
             f'{text}</div>')
     most = f"max-width:{columns * (size + 10)}px;" if columns else ""

@@ -33,11 +33,12 @@ METRICS = {
 }
 """A printed number's metric -> the number of a run's record to hold against it."""
 DECIDING = tuple(b for b in BUDGETS if b != "smoke")
-"""Budgets that can decide something, the smallest first; the digits of `smoke` decide nothing."""
+"""Budgets that can decide something, the smallest first; the digits of `smoke` decide
+nothing."""
 ORDERS = "desk"
-"""The smallest budget whose order of methods says something about a claim: real images, and a
-network and a schedule in which cross entropy learns wrong labels by heart. (On CIFAR-100 it is
-`fast`: 90 images a class are too few.)"""
+"""The smallest budget whose order of methods says something about a claim: real
+images, and a network and a schedule in which cross entropy learns wrong labels by
+heart. (On CIFAR-100 it is `fast`: 90 images a class are too few.)"""
 
 
 def needs(budget: str) -> str:
@@ -51,44 +52,53 @@ STATES = ("reproduced", "partly", "not reproduced", "direction holds",
           )  # fmt: skip
 RULES = {
     "above":
-        "after equal training (as many epochs of the same network; at the paper budget the "
-        "published recipe of each) the last epoch of the method lies above that of each of the "
-        "others: the 95 % Student interval of the difference over paired seeds lies above zero",
+        "after equal training (as many epochs of the same network; at the paper "
+        "budget the published recipe of each) the last epoch of the method lies above "
+        "that of each of the others: the 95 % Student interval of the difference over "
+        "paired seeds lies above zero",
     "within":
-        "after equal training the last epochs of the two differ by no more than the limit: "
-        "the 95 % Student interval of the difference over paired seeds lies within it",
+        "after equal training the last epochs of the two differ by no more than the "
+        "limit: the 95 % Student interval of the difference over paired seeds lies "
+        "within it",
     "number": "each printed number is met, by the verdict rule",
-    "level": "the mean of the last ten epochs lies at most one point below the best epoch",
-    "falls": "the mean of the last ten epochs lies more than one point below the best epoch",
+    "level":
+        "the mean of the last ten epochs lies at most one point below the best epoch",
+    "falls":
+        "the mean of the last ten epochs lies more than one point below the best "
+        "epoch",
     "memorises":
-        "test accuracy ends more than one point below its best, while the share of wrong "
-        "labels learnt has risen since",
+        "test accuracy ends more than one point below its best, while the share of "
+        "wrong labels learnt has risen since",
     "mends":
-        "the share of right labels among the targets ends at least ten points above that "
-        "among the given labels",
+        "the share of right labels among the targets ends at least ten points above "
+        "that among the given labels",
     "ranks":
-        "the area under the ROC curve of the clean probability is 0.75 or more in epoch 10, "
-        "or in the last epoch before labels are corrected if that comes sooner",
+        "the area under the ROC curve of the clean probability is 0.75 or more in "
+        "epoch 10, or in the last epoch before labels are corrected if that comes "
+        "sooner",
     "gathers":
-        "at about epoch 10 the vote of the 20 nearest neighbours in the features repeats "
-        "less than half of the wrong labels, and more than half of the right ones",
+        "at about epoch 10 the vote of the 20 nearest neighbours in the features "
+        "repeats less than half of the wrong labels, and more than half of the right "
+        "ones",
     "outweighs":
-        "in the epoch of the best test accuracy the mean gradient coefficient |p - y| of "
-        "wrong labels is at least twice that of right ones",
+        "in the epoch of the best test accuracy the mean gradient coefficient |p - y| "
+        "of wrong labels is at least twice that of right ones",
     "heaps":
-        "two Gaussians fitted to the losses at about epoch 10 lie apart: Ashman's D above 2",
+        "two Gaussians fitted to the losses at about epoch 10 lie apart: Ashman's D "
+        "above 2",
     "flips_late": "no label changes before epoch 120, and then some do",
     "selects": "the selector keeps a larger share of right labels than of wrong ones",
     "half_way": "the accuracy half way lies within one point of that at the end",
     "exposes":
-        "when relabelling ends, the area under the ROC curve of the clean probability is "
-        "0.75 or more",
+        "when relabelling ends, the area under the ROC curve of the clean probability "
+        "is 0.75 or more",
     "sharpens": "that area is larger after the second stage than after the first",
 }  # fmt: skip
-"""Rule of a check -> what must hold in at least three runs. Changed after runs existed: the epoch
-of `ranks` (it read the last one, where the probability tells of corrected labels) and `above` (it
-took two standard errors in place of Student's interval, and unequal training). `within` and the
-rules from `gathers` on, and `falls`, were written when one run of the desk budget existed."""
+"""Rule of a check -> what must hold in at least three runs. Changed after runs existed:
+the epoch of `ranks` (it read the last one, where the probability tells of corrected
+labels) and `above` (it took two standard errors in place of Student's interval, and
+unequal training). `within` and the rules from `gathers` on, and `falls`, were written
+when one run of the desk budget existed."""
 MIN_RUNS = 3  # for a verdict, and for an answer of paired runs
 MARGIN = 1.0  # points that are always forgiven
 CAP = 2.0  # points that are never exceeded by what is forgiven, whatever the spread
@@ -343,8 +353,8 @@ def _load(row: type[Row], root: Path | None, filters: dict[str, Any]) -> list[Ro
     path = (paths.published_dir() if root is None else Path(root)) / _FILES[row]
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} is missing; it comes with the project's files, so set NOISYLABELS_HOME to "
-            "the folder of the checkout.")
+            f"{path} is missing; it comes with the project's files, so set "
+            "NOISYLABELS_HOME to the folder of the checkout.")
     stat = path.stat()
     table: Any = row  # mypy does not take a dataclass's own type for hashable
     rows: list[Row] = list(_read(table, path, stat.st_mtime_ns, stat.st_size))
@@ -509,7 +519,8 @@ class Paired:
         2."""
         if self.n < 2:
             return "–" if self.n == 0 else self._signed(self.mean)
-        return f"{self._signed(self.mean)} [{self._signed(self.low)}, {self._signed(self.high)}]"
+        mean, low, high = map(self._signed, (self.mean, self.low, self.high))
+        return f"{mean} [{low}, {high}]"
 
     @property
     def words(self) -> str:
@@ -758,7 +769,8 @@ def _direction(
                        f"No published number was to be had; ours: {shown}.")
     if claim_holds is None or not decides(budget, ORDERS):
         least = "paper" if claim_holds is None else ORDERS
-        what = "A printed number is judged" if claim_holds is None else "An order is judged"
+        what = ("A printed number is judged" if claim_holds is None
+                else "An order is judged")
         return Verdict(
             needs(least), f"{what} from the {least} budget on; ours at the {budget} "
             f"budget: {shown}.")

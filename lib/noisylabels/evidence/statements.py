@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 
 MIME = "application/vnd.noisylabels.statement+json"
-"""Type of the output by which a statement reaches the book's build; no reader sees it."""
+"""Type of the output by which a statement reaches the book's build; no reader sees
+it."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ def check(sentence: str, value: Any, *, above: float | None = None,
     if not (math.isfinite(margin) and margin > 0):
         raise ValueError(
             f"margin must be positive and finite, not {margin!r}: {sentence!r}.")
-    low, high = -math.inf if above is None else above, math.inf if below is None else below
+    low = -math.inf if above is None else above
+    high = math.inf if below is None else below
     if not high - low > 2 * margin:
         raise ValueError(
             f"between {low:g} and {high:g} nothing lies {margin:g} from both bounds: "
@@ -125,8 +127,8 @@ def expect(sentence: str, value: Any, *, above: float | None = None,
     if get_ipython() is not None:
         bundle: dict[str, Any] = {MIME: made.record()}
         if not made.holds:
-            bundle[
-                "text/markdown"] = f"**Came out differently on this machine:** {in_words(made)}"
+            bundle["text/markdown"] = (
+                f"**Came out differently on this machine:** {in_words(made)}")
         display(bundle, raw=True)
     return made.holds
 
@@ -139,4 +141,5 @@ def in_words(s: Statement | dict[str, Any]) -> str:
         if r[word] is not None
     ]
     value = r["value"] if isinstance(r["value"], str) else f"{r['value']:.4g}"
-    return f"{r['sentence'].rstrip('.')} (here {value}; it should be {' and '.join(due)})."
+    wanted = " and ".join(due)
+    return f"{r['sentence'].rstrip('.')} (here {value}; it should be {wanted})."

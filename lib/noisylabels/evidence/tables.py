@@ -40,7 +40,8 @@ PRINTED = {"mixmatch-kl": "MixMatch-KL", "ieg-no-mixup": "IEG without MixUp",
            "sanm-c2d": "SANM with C2D", "elr+": "ELR+", "c2d-elr+": "C2D with ELR+",
            "c2d-dividemix": "C2D with DivideMix", "mentornet": "MentorNet",
            "self-learning": "Self-learning"}
-"""Names of methods that are printed and that we run as another with options, or not at all."""
+"""Names of methods that are printed and that we run as another with options, or not at
+all."""
 
 DATASETS = {
     "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet32": "ImageNet32",
@@ -211,24 +212,28 @@ def _as_printed(cell: published.Cell, s: Setting) -> bool:
 
 STYLE = """<style>
 .nl-scroll{overflow-x:auto;max-width:100%;margin:0.4rem 0 1rem}
-.nl-scroll table.nl{display:table;border-collapse:collapse;width:auto;max-width:none;margin:0;
-font-size:0.82rem;line-height:1.35;overflow:visible}
-.nl-scroll table.nl caption{caption-side:top;text-align:left;font-weight:600;padding:0.2rem 0}
+.nl-scroll table.nl{display:table;border-collapse:collapse;width:auto;
+max-width:none;margin:0;font-size:0.82rem;line-height:1.35;overflow:visible}
+.nl-scroll table.nl caption{caption-side:top;text-align:left;font-weight:600;
+padding:0.2rem 0}
 .nl th,.nl td{padding:0.3rem 0.45rem;text-align:left;vertical-align:top;border:0;
 border-bottom:1px solid var(--pst-color-border,#ddd);background:none}
 .nl thead th{border-bottom-width:2px;vertical-align:bottom;min-width:3.2rem}
 .nl td.num{white-space:nowrap;font-variant-numeric:tabular-nums}
 .nl tbody th{position:sticky;left:0;font-weight:600;min-width:6.8rem;max-width:10rem;
 background:var(--pst-color-background,#fff)}
-.nl small{display:block;font-size:0.92em;font-weight:400;color:var(--pst-color-text-muted,#555)}
+.nl small{display:block;font-size:0.92em;font-weight:400;
+color:var(--pst-color-text-muted,#555)}
 .nl .oracle{color:var(--pst-color-text-muted,#6b6b6b);font-weight:400}
 .nl .wide{min-width:13rem}.nl .half{min-width:7rem}.nl .said{min-width:10.5rem}
-.nl-fold{border-bottom:1px solid var(--pst-color-border,#ddd);padding:0.35rem 0;line-height:1.45}
+.nl-fold{border-bottom:1px solid var(--pst-color-border,#ddd);padding:0.35rem 0;
+line-height:1.45}
 .nl-fold summary{cursor:pointer}
 .nl-fold p{margin:0.3rem 0 0.3rem 1.1rem;font-size:0.9rem}
-.nl-state{display:inline-block;border-radius:0.6rem;padding:0 0.55rem;margin-right:0.45rem;
-font-size:0.8rem;font-weight:600;white-space:nowrap;color:#222;background:#dcdcdc}
-.nl-state.good{color:#fff;background:#00734f}.nl-state.bad{color:#fff;background:#b54a00}
+.nl-state{display:inline-block;border-radius:0.6rem;padding:0 0.55rem;
+margin-right:0.45rem;font-size:0.8rem;font-weight:600;white-space:nowrap;color:#222;background:#dcdcdc}
+.nl-state.good{color:#fff;background:#00734f}
+.nl-state.bad{color:#fff;background:#b54a00}
 .nl-state.half{color:#222;background:#f0c468}
 .nl-state.good.soft{color:#00452f;background:#cdebdd}
 .nl-state.bad.soft{color:#7a3200;background:#fbdcc6}
@@ -294,7 +299,8 @@ def badge(state: str, budget: str = "", told: str = "") -> str:
     }
     said = f"{state} ({budget})" if budget else state
     title = f' title="{html.escape(told, quote=True)}"' if told else ""
-    return f'<span class="nl-state {kinds.get(state, "")}"{title}>{html.escape(said)}</span>'
+    return (f'<span class="nl-state {kinds.get(state, "")}"{title}>'
+            f'{html.escape(said)}</span>')
 
 
 def printed_number(cell: published.Cell) -> str:
@@ -409,7 +415,8 @@ def _minus(c: Summary, rival: str, among: Sequence[Summary]) -> str:
     if s.method == rival or not others or not c.n:
         return "–"
     found = published.compare(c.runs, others[0].runs)
-    said = f"unequal training: {found.unequal}" if found.unequal else found.paired.answer
+    said = (f"unequal training: {found.unequal}" if found.unequal
+            else found.paired.answer)
     return f"{found.paired.short}<small>{html.escape(said)}</small>"
 
 

@@ -32,8 +32,8 @@ entropy's (a backward pass counts as two forward ones; whole-set passes and seco
 networks included)."""
 
 STEP_TIMED = 3e10
-"""Operations of a step that is timed on a CPU, under a second; a larger network takes as
-many images at once as fit in, since an image costs a CPU about the same in any
+"""Operations of a step that is timed on a CPU, under a second; a larger network takes
+as many images at once as fit in, since an image costs a CPU about the same in any
 batch."""
 
 LONG_STEP = 2.0  # seconds: one such step tells enough
@@ -95,8 +95,8 @@ def over_cross_entropy(recorded: Iterable[runs.Run]) -> dict[str, list[float]]:
     out: dict[str, list[float]] = {}
     for times in groups.values():
         for method, found in times.items():
-            for base in times.get("cross_entropy",
-                                  ()) if method != "cross_entropy" else ():
+            bases = times.get("cross_entropy", [])
+            for base in bases if method != "cross_entropy" else ():
                 out.setdefault(method, []).extend(one / base for one in found)
     return out
 
@@ -192,8 +192,8 @@ def time_steps(
             before = time.perf_counter()
             step(i, images_of_step)
             done += 1
-            if device.type == "cpu" and (took :=
-                                         time.perf_counter() - before) > LONG_STEP:
+            took = time.perf_counter() - before
+            if device.type == "cpu" and took > LONG_STEP:
                 return Timing(network, took / batch_size, channels, pixels)
             if done >= 2 and done % 2 == 0 and wait() - begun > seconds:
                 return Timing(network, (wait() - begun) / (done * batch_size), channels,

@@ -52,7 +52,7 @@ def setting(method: str, dataset: str = "digits", noise: str = "symmetric",
     if size.only and dataset != size.dataset:
         raise ValueError(
             f"the {budget} budget is made for the {size.dataset}; use "
-            f"{_or(b for b, other in BUDGETS.items() if not other.only)} for {dataset}.")
+            f"{_or(b for b in BUDGETS if not BUDGETS[b].only)} for {dataset}.")
     kind = _kind(noise, dataset)
     rate = rate if kind.fixed is None else kind.fixed
     values = {**module.published(dataset, noise, rate), **size.recipe}

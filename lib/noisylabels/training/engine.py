@@ -507,7 +507,8 @@ def hardware(device: torch.device | str) -> str:
 
 LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA",
           "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
-"""Variables of the environment that take instructions from the processor: sums round otherwise."""
+"""Variables of the environment that take instructions from the processor: sums round
+otherwise."""
 
 
 def instructions() -> str:

@@ -3,7 +3,7 @@
 Every network is one `Network`: a stem, stages, a pooling and a linear head, all within
 reach.
 
-    taps(x)      list of maps: after the stem and after each stage (the last one is maps(x))
+    taps(x)      list of maps: after the stem and after each stage (the last: maps(x))
     maps(x)      (B, D, h, w)   last feature map: SANM's activation energy, CAM
     pool(maps)   (B, D)         global average (tiny, resnet9: global maximum)
     features(x)  (B, D)         = pool(maps(x)), D = feature_dim
@@ -18,7 +18,8 @@ resnet9   Page's DAWNBench network                               6.57 M
 preact18  PreAct ResNet-18 as DRPL and DivideMix run it          11.17 M
 resnet34  ResNet-34 with the 3x3 CIFAR stem (MixNN, ELR)         21.28 M
 resnet29  IEG's bottleneck ResNet-29                             840,730
-wrnD-K    wide pre-activation ResNet, depth D = 6n + 4, width K  28-2: 1.47 M, 28-10: 36.48 M
+wrnD-K    wide pre-activation ResNet, depth D = 6n + 4, width K  28-2: 1.47 M,
+                                                                 28-10: 36.48 M
 """
 
 from __future__ import annotations
@@ -450,8 +451,8 @@ def check_name(name: str) -> tuple[int, int] | None:
     depth, width = int(wide[1]), int(wide[2])
     if not 10 <= depth <= MOST_DEPTH or (depth - 4) % 6 or not 1 <= width <= MOST_WIDTH:
         raise ValueError(
-            f"{name!r} is no wide ResNet: the depth must be 6n + 4 (10, 16, 22, 28, ...), at most "
-            f"{MOST_DEPTH}, and the width from 1 to {MOST_WIDTH}.")
+            f"{name!r} is no wide ResNet: the depth must be 6n + 4 (10, 16, 22, 28, "
+            f"...), at most {MOST_DEPTH}, and the width from 1 to {MOST_WIDTH}.")
     return depth, width
 
 

@@ -364,7 +364,8 @@ class Recorder:
     # ------------------------------------------------------------ checkpoint and resume
 
     def _file(self, block: int) -> Path | None:
-        return None if self.checkpoints is None else self.checkpoints / f"block-{block}.pt"
+        folder = self.checkpoints
+        return None if folder is None else folder / f"block-{block}.pt"
 
     def _save(self, block: int, epoch: int, count: int, state: tuple[Any, ...]) -> None:
         file = self._file(block)

@@ -4,8 +4,8 @@ A `Setting` says completely what is trained; its hash names the run. A `Run` is 
 finished (or failed) run read back from disk. The store is plain text under `data/runs`,
 so the book can be built anywhere:
 
-    data/runs/<dataset>/<noise>/<method>/<budget>-<seed>-<hash>/run.json, epochs.csv[,
-    signals.npz]
+    data/runs/<dataset>/<noise>/<method>/<budget>-<seed>-<hash>/
+        run.json, epochs.csv[, signals.npz]
 
 Everything is written under a temporary name and renamed, so what is there is whole.
 """
@@ -115,9 +115,8 @@ class Setting:
         if self.val_fraction == 1:
             raise ValueError(
                 "val_fraction 1 leaves nothing to train on; allowed: [0, 1).")
-        options = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in self.options.items()
-        }
+        options = {k: tuple(v) if isinstance(v, list) else v
+                   for k, v in self.options.items()}
         object.__setattr__(self, "options", dict(sorted(options.items())))
 
     def as_dict(self) -> dict[str, Any]:
@@ -276,8 +275,8 @@ class Run:
 
 def mean_std(values: list[float]) -> tuple[float, float]:
     """Mean and sample standard deviation (n - 1; NaN for one value)."""
-    return statistics.fmean(values), statistics.stdev(values) if len(
-        values) > 1 else math.nan
+    spread = statistics.stdev(values) if len(values) > 1 else math.nan
+    return statistics.fmean(values), spread
 
 
 # ---------------------------------------------------------------------------- the store
@@ -304,9 +303,9 @@ def write_all(folder: Path, files: Mapping[str, bytes]) -> None:
             os.rename(old, folder)
         shutil.rmtree(temporary, ignore_errors=True)
         raise StoreError(
-            f"could not write the run to {folder}: {error.strerror or error}; free the disk or "
-            f"make the folder writable and repeat the command (earlier runs are untouched)."
-        ) from error
+            f"could not write the run to {folder}: {error.strerror or error}; free the "
+            "disk or make the folder writable and repeat the command (earlier runs are "
+            "untouched).") from error
 
 
 def _epochs_csv(rows: list[dict[str, Any]]) -> bytes:
@@ -404,7 +403,8 @@ def load(folder: Path) -> Run:
         with open(file, newline="", encoding="utf-8") as f:
             epochs = schema.read_epochs(f.read())
         schema.check_epochs(epochs, facts)
-    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, AttributeError) as error:
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError,
+            AttributeError) as error:
         raise StoreError(
             f"the run in {folder} is damaged ({file.name}: {error}); delete that "
             f"folder and run it again.") from error
@@ -447,9 +447,8 @@ def folders(root: Path | None = None) -> tuple[list[Path], list[StoreError]]:
             except OSError as error:
                 problems.append(_unreadable(folder, error))
                 continue
-            below += [
-                folder / n for n in names if depth < DEPTH - 1 or not n.startswith(".")
-            ]
+            below += [folder / n for n in names
+                      if depth < DEPTH - 1 or not n.startswith(".")]
         level = below
     found = []
     for folder in level:
@@ -517,9 +516,8 @@ def resolve(name: str, root: Path | None = None) -> Run:
     """The run whose path or hash ends in, or contains, `name` (for the command
     line)."""
     root = paths.runs_dir() if root is None else root
-    names = {
-        str(f.relative_to(root)): f for f in folders(root)[0] if NAMED.fullmatch(f.name)
-    }
+    names = {str(f.relative_to(root)): f for f in folders(root)[0]
+             if NAMED.fullmatch(f.name)}
     hits = [p for n, p in names.items() if n == name or n.endswith(name) or name in n]
     if len(hits) == 1:
         return load(hits[0])

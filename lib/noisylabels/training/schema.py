@@ -24,8 +24,8 @@ DATASETS = ("digits", "cifar10", "cifar100")
 STATUS = ("finished", "failed")
 MOST_TEXT = 2_000  # characters of any text of a record
 MOST_EPOCHS = 1_000_000
+# columns in [0, 1]
 SHARES = re.compile(r"(test|val|clean_fit|wrong_fit|wrong_corrected|clean_share"
-                    # columns in [0, 1]
                     r"|(label_accuracy|auc|p_right|p_wrong)(_\w+)?)")
 COLUMN = re.compile(r"[A-Za-z][\w.-]{0,60}", re.ASCII)
 FEATURES = re.compile(r"features-[1-9][0-9]{0,6}")
@@ -168,8 +168,8 @@ def read_epochs(text: str) -> dict[str, np.ndarray]:
     if text and not text.endswith("\n"):
         raise ValueError("it is cut: its last line does not end")
     try:
-        header, *lines = [*csv.reader(io.StringIO(text, newline=""), strict=True)
-                          ] or [[]]
+        rows = [*csv.reader(io.StringIO(text, newline=""), strict=True)]
+        header, *lines = rows or [[]]
     except csv.Error as error:
         raise ValueError(f"it is no table: {error}") from None
     if bad := [c for c in header if not COLUMN.fullmatch(c)]:
@@ -180,10 +180,8 @@ def read_epochs(text: str) -> dict[str, np.ndarray]:
         raise ValueError("its lines are not of one length")
     columns = {c: [line[k] for line in lines]
                for k, c in enumerate(header)} if lines else {}
-    return {
-        c: np.array(v if c == "stage" else [_cell(x) for x in v])
-        for c, v in columns.items()
-    }
+    return {c: np.array(v if c == "stage" else [_cell(x) for x in v])
+            for c, v in columns.items()}
 
 
 def _cell(text: str) -> float:
@@ -203,9 +201,8 @@ def check_epochs(epochs: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> 
         raise ValueError(f"test accuracies of {len(test)} epochs, run.json says "
                          f"{facts.get('epochs')}")
     if finished and np.isnan(test if "losses_of" not in facts else test[-1:]).any():
-        raise ValueError("test must be a number in every epoch of a finished run"
-                         if "losses_of" not in
-                         facts else "the last test accuracy is no number")
+        raise ValueError("the last test accuracy is no number" if "losses_of" in facts
+                         else "test must be a number in every epoch of a finished run")
     last = facts.get("last")
     if finished and last is not None and not math.isclose(test[-1], last, abs_tol=1e-6):
         raise ValueError(
@@ -225,9 +222,8 @@ def check_epochs(epochs: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> 
                 raise ValueError(f"{name} must lie in [0, 1], not be {bad[0]:g}")
         elif name.startswith("seconds") and (there < 0).any():
             raise ValueError(f"{name} must be 0 or more, not {there.min():g}")
-        elif name == "epoch" and not np.array_equal(column, np.arange(
-                1,
-                len(column) + 1)):
+        elif name == "epoch" and not np.array_equal(
+                column, np.arange(1, len(column) + 1)):
             raise ValueError("its epochs are not numbered 1, 2, 3, ...")
 
 
@@ -360,8 +356,8 @@ def _check_row(row: Any, number: int) -> None:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ValueError(
                 f"row {number}: {name} must be a number, not {shown(value)}")
-        if SHARES.fullmatch(name) and not (value != value
-                                           or -ROUNDED <= value <= 1 + ROUNDED):
+        if SHARES.fullmatch(name) and not (
+                value != value or -ROUNDED <= value <= 1 + ROUNDED):
             raise ValueError(
                 f"row {number}: {name} must lie in [0, 1], not be {value:g}")
         if name.startswith("seconds") and not 0 <= value < math.inf:
