@@ -28,10 +28,9 @@ from noisylabels.bench import report as bench_report
 from noisylabels.commands import common, doctor, train
 from noisylabels.data import datasets
 from noisylabels.evidence import ledger, published, tables
-from noisylabels.lab import running
 from noisylabels.reproduce import bundle, planning
 from noisylabels.reproduce import report as reproduce_report
-from noisylabels.training import engine, recorder, runs, schema
+from noisylabels.training import engine, provenance, recorder, runs, schema
 from noisylabels.training.runs import Setting, StoreError
 
 INFO = {"status": "finished", "realised_rate": 0.36, "seconds": 9.0, "seconds_per_epoch": 3.0,
@@ -47,7 +46,7 @@ KEPT = {"index": np.array([7, 3, 9, 1], np.int32), "given": np.array([0, 1, 2, 3
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv("NOISYLABELS_HOME", str(tmp_path))
     monkeypatch.delenv("NOISYLABELS_DATA", raising=False)
-    monkeypatch.setattr(running, "commit", lambda: "abc")
+    monkeypatch.setattr(provenance, "commit", lambda: "abc")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -399,10 +398,10 @@ def quick(**changes) -> Setting:
 
 def test_B3_each_part_of_a_run_says_with_what_it_was_made(call, monkeypatch):
     s = quick()
-    monkeypatch.setattr(running, "commit", lambda: "old")
+    monkeypatch.setattr(provenance, "commit", lambda: "old")
     broken_off(s, 1)
     broken_off(s, 3)  # goes on alike: one part
-    monkeypatch.setattr(running, "commit", lambda: "new")
+    monkeypatch.setattr(provenance, "commit", lambda: "new")
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     run = lab.run(s)
     first, second = run.info["parts"]

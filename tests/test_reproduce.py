@@ -22,10 +22,10 @@ from noisylabels import __main__ as cli
 from noisylabels import lab, paths
 from noisylabels.commands import reproduce
 from noisylabels.evidence import published
-from noisylabels.lab import cost, running
+from noisylabels.lab import cost
 from noisylabels.reproduce import grid, planning, report
 from noisylabels.reproduce.planning import Cost, Group, Todo
-from noisylabels.training import engine, runs
+from noisylabels.training import engine, provenance, runs
 
 # cell, paper, table, method, dataset, noise, rate, metric, value, std, priority, why_not
 CELLS = [
@@ -75,7 +75,7 @@ def home(tmp_path, monkeypatch):
     tables(tmp_path)
     monkeypatch.setenv("NOISYLABELS_HOME", str(tmp_path))
     monkeypatch.delenv("NOISYLABELS_DATA", raising=False)
-    monkeypatch.setattr(running, "commit", lambda: "abc")
+    monkeypatch.setattr(provenance, "commit", lambda: "abc")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -231,7 +231,8 @@ line-height:1.45}
 .nl-fold summary{cursor:pointer}
 .nl-fold p{margin:0.3rem 0 0.3rem 1.1rem;font-size:0.9rem}
 .nl-state{display:inline-block;border-radius:0.6rem;padding:0 0.55rem;
-margin-right:0.45rem;font-size:0.8rem;font-weight:600;white-space:nowrap;color:#222;background:#dcdcdc}
+margin-right:0.45rem;font-size:0.8rem;font-weight:600;white-space:nowrap;
+color:#222;background:#dcdcdc}
 .nl-state.good{color:#fff;background:#00734f}
 .nl-state.bad{color:#fff;background:#b54a00}
 .nl-state.half{color:#222;background:#f0c468}
