@@ -25,12 +25,12 @@ from conftest import REPO, checkpoint
 from noisylabels import __main__ as cli
 from noisylabels import bench, lab, paths, wording
 from noisylabels.bench import report as bench_report
-from noisylabels.commands import common, doctor, train
+from noisylabels.commands import common, train
 from noisylabels.data import datasets
 from noisylabels.evidence import ledger, published, tables
 from noisylabels.reproduce import bundle, planning
 from noisylabels.reproduce import report as reproduce_report
-from noisylabels.training import engine, provenance, recorder, runs, schema
+from noisylabels.training import engine, leftovers, provenance, recorder, runs, schema
 from noisylabels.training.runs import Setting, StoreError
 
 INFO = {"status": "finished", "realised_rate": 0.36, "seconds": 9.0, "seconds_per_epoch": 3.0,
@@ -850,7 +850,7 @@ def test_B15_what_kills_left_behind_is_named_and_deleted(call, home):
     young = run.folder.with_name(f".{run.folder.name}-999999.tmp")
     young.mkdir()
     for folder in hidden:
-        os.utime(folder, (time.time() - 2 * doctor.AN_HOUR,) * 2)
+        os.utime(folder, (time.time() - 2 * leftovers.AN_HOUR,) * 2)
     assert "4 things that a kill left behind" in call("doctor", "--quick")[1]
     assert len(runs.find()) == 1
     assert "deleted 4 of 4 things" in call("doctor", "--quick", "--tidy")[1]

@@ -6,7 +6,8 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 
@@ -47,3 +48,21 @@ def end_group(process: subprocess.Popen[Any], kill: bool = False) -> None:
     command = ["taskkill", "/T", "/PID", str(process.pid), *(["/F"] if kill else [])]
     with suppress(OSError):
         subprocess.run(command, capture_output=True)
+
+
+@contextmanager
+def interrupted_by(*numbers: signal.Signals) -> Iterator[None]:
+    """Let these signals do what Ctrl-C does, but for those that are ignored
+    (`nohup`)."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {n: h for n in numbers if (h := signal.getsignal(n)) != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

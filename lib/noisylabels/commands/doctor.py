@@ -10,9 +10,7 @@ import platform
 import re
 import shutil
 import sys
-import time
 import warnings
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +18,7 @@ from typing import Annotated
 import typer
 
 from .. import paths, wording
-from ..training import runs
+from ..training import leftovers, runs
 from . import common
 
 REQUIRED = ("torch", "numpy", "scikit-learn")
@@ -33,7 +31,6 @@ OPTIONAL = {  # package -> what is not possible without it
     "ipykernel": "pages cannot be run",
     "jupyter-book": "the book cannot be built",
 }
-AN_HOUR = 3600.0  # seconds; what is younger may be somebody's writing under way
 LEAST_FREE, ENOUGH_FREE = 100e6, 2e9  # bytes: below the first nothing can be recorded
 
 
@@ -107,7 +104,7 @@ def main(
 def versions(report: Report) -> None:
     """Python and packages, those outside the range that pyproject.toml names marked."""
     declared, python = _declared(), platform.python_version()
-    report.say("python", f"{python}{_outside(python, _python())}")
+    report.say("python", f"{python}{_outside(python, declared.get('python', ''))}")
     for name in (*REQUIRED, *OPTIONAL):
         try:
             found = importlib.metadata.version(name)
@@ -125,30 +122,24 @@ def versions(report: Report) -> None:
 
 
 def _declared() -> dict[str, str]:
-    """Package -> range, as this package's metadata say; empty when it is not
-    installed."""
+    """Package -> range, as this package's metadata say, "python" among them; empty when
+    it is not installed."""
     try:
         lines = importlib.metadata.requires("noisylabels") or []
+        python = importlib.metadata.metadata("noisylabels").get("Requires-Python", "")
     except importlib.metadata.PackageNotFoundError:
         return {}
     parts = (re.match(r"([\w.-]+)(?:\[[^]]*\])?\s*([^;]*)", line) for line in lines)
-    return {m[1].lower(): m[2].strip() for m in parts if m}
-
-
-def _python() -> str:
-    try:
-        return str(importlib.metadata.metadata("noisylabels")["Requires-Python"] or "")
-    except importlib.metadata.PackageNotFoundError:
-        return ""
+    return {m[1].lower(): m[2].strip() for m in parts if m} | {"python": python}
 
 
 def _outside(version: str, wanted: str) -> str:
     """A remark when the version is outside the range; nothing where that cannot be
     told."""
-    try:
-        from packaging.specifiers import SpecifierSet
-    except ImportError:
+    if not wanted or importlib.util.find_spec("packaging") is None:
         return ""
+    from packaging.specifiers import SpecifierSet
+
     fits = SpecifierSet(wanted).contains(version, prereleases=True)
     return "" if fits else f" (outside the tested range {wanted})"
 
@@ -274,62 +265,25 @@ def store(report: Report, tidy: bool = False) -> None:
     count, shown = wording.count, wording.shown
     report.say("store", f"{count(good, 'finished run')}, {failed} failed, in "
                f"{shown(paths.runs_dir())}")
-    if elsewhere := _elsewhere():
+    if elsewhere := leftovers.records_elsewhere():
         report.say("store", f"{count(len(elsewhere), 'run.json')} in no place of a run, "
                    f"not counted: {shown(elsewhere[0])}")
-    if folders := [f for f in _checkpoints() if f.name not in there]:
+    if folders := [f for f in leftovers.checkpoints() if f.name not in there]:
         used = sum(f.stat().st_size for folder in folders for f in folder.iterdir())
         report.say("store", f"{count(len(folders), 'run')} begun and not finished, "
                    f"{wording.size(used)} of checkpoints in "
                    f"{shown(paths.cache_dir() / 'checkpoints')}: the same command goes on")
     else:
         report.say("store", "no run begun and not finished")
-    left = leftovers(there)
+    left = leftovers.useless(there)
     if left and tidy:
-        for path in left:
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                with suppress(OSError):
-                    path.unlink()
-        gone = sum(not os.path.lexists(path) for path in left)
-        report.say("store", f"deleted {gone} of {len(left)} things that kills left behind")
+        gone = sum(map(leftovers.delete, left))
+        report.say("store",
+                   f"deleted {gone} of {len(left)} things that kills left behind")
     elif left:
         report.say("store", f"{count(len(left), 'thing')} that a kill left behind, such "
                    f"as {shown(left[0])}; no run needs it, `noisylabels doctor --tidy` "
                    "deletes it")
-
-
-def leftovers(finished: set[str]) -> list[Path]:
-    """What is of no more use: checkpoints of finished runs, and hidden folders and
-    files of writings that a kill has ended an hour ago or before."""
-    left = [f for f in _checkpoints() if f.name in finished]
-    now = time.time()
-    for top, patterns in (
-        (paths.runs_dir(), ("*/*/*/.*.tmp", "*/*/*/.*.old", "*/*/*/*/.*.tmp")),
-        (paths.cache_dir(), (".pack-*.tmp", ".unpack-*.tmp", "checkpoints/*/*.tmp",
-                             "checkpoints/.*.tmp", "checkpoints/.*.old")),
-    ):  # fmt: skip
-        for path in (p for pattern in patterns for p in sorted(top.glob(pattern))):
-            with suppress(OSError):  # it has just gone
-                if now - path.lstat().st_mtime > AN_HOUR:
-                    left.append(path)
-    return left
-
-
-def _elsewhere() -> list[Path]:
-    """run.json files of the store that lie in no folder of a run."""
-    top = paths.runs_dir()
-    at = {p: p.relative_to(top).parts for p in sorted(top.rglob("run.json"))}
-    return [p for p, parts in at.items() if len(parts) != runs.DEPTH + 1
-            and not any(x.startswith(".") for x in parts)]
-
-
-def _checkpoints() -> Iterator[Path]:
-    top = paths.cache_dir() / "checkpoints"
-    for folder in sorted(top.iterdir()) if top.is_dir() else ():
-        if not folder.name.startswith(".") and any(folder.glob("block-*.pt")):
-            yield folder
 
 
 # -------------------------------------------------------------------------------- speed

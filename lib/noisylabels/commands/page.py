@@ -8,12 +8,10 @@ import json
 import math
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -228,7 +226,7 @@ def _papermill(command: list[str]) -> tuple[int, str]:
         # whatever folder it is said from
         "NOISYLABELS_DATA": str(paths.datasets_dir()),
     }
-    with _interrupted_by(*processes.endings()):
+    with processes.interrupted_by(*processes.endings()):
         process = subprocess.Popen(
             [*command, "--progress-bar" if live else "--no-progress-bar"],
             cwd=paths.home(), env=env, text=True, encoding="utf-8", errors="replace",
@@ -250,24 +248,6 @@ def _papermill(command: list[str]) -> tuple[int, str]:
 def _as_it_is(path: Path) -> str:
     """For papermill, which puts parameters into braces of its two paths."""
     return str(path).replace("{", "{{").replace("}", "}}")
-
-
-@contextmanager
-def _interrupted_by(*numbers: signal.Signals) -> Iterator[None]:
-    """Let these signals do what Ctrl-C does, but for those that are ignored
-    (`nohup`)."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {n: h for n in numbers if (h := signal.getsignal(n)) != signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def fault(notebook: Mapping[str, Any]) -> str | None:

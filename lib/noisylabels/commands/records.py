@@ -4,9 +4,8 @@ seeds."""
 from __future__ import annotations
 
 import math
-import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
 
 import numpy as np
@@ -20,7 +19,9 @@ from . import common
 
 TEXTS = ("dataset", "noise", "method", "budget", "name", "seed", "why", "options",
          "stage", "course")
-FINALS = ("last", "mean10", "by val", "best*")
+FINALS: dict[str, Callable[[Run], float]] = {
+    "last": Run.last, "mean10": Run.mean_last, "by val": Run.by_validation,
+    "best*": Run.best}
 COURSES = ("test", "val", "clean_fit", "wrong_fit", "wrong_corrected", "label_accuracy",
            "auc")
 TABLE_ROWS = 15  # of the per-epoch table, unless --epochs asks for all
@@ -63,14 +64,9 @@ def _found(**asked: Any) -> tuple[list[Run], int]:
     for what, allowed in known.items():
         if what in asked and (what != "noise" or settings):
             wording.choose(what, asked[what], sorted(allowed))
-    hits = [
-        r for r in every if all(getattr(r.setting, k) == v for k, v in asked.items())
-    ]
+    hits = [r for r in every
+            if all(getattr(r.setting, k) == v for k, v in asked.items())]
     return hits, int(bool(problems))
-
-
-def _finals(run: Run) -> tuple[float, float, float, float]:
-    return run.last(), run.mean_last(), run.by_validation(), run.best()
 
 
 def _short(share: float) -> str:
@@ -83,7 +79,7 @@ def list_runs(
     method: Method = None, dataset: Dataset = None, noise: Noise = None,
     rate: Rate = None, budget: Budget = None,
     failed: Annotated[
-        bool, typer.Option("--failed", help="the failed runs and why, instead")] = False,
+        bool, typer.Option("--failed", help="the failed ones and why, instead")] = False,
 ) -> int:
     """One line a run."""
     found, code = _found(method=method, dataset=dataset, noise=noise, rate=rate,
@@ -93,7 +89,8 @@ def list_runs(
     for run in wanted:
         s = run.setting
         said = [run.info.get("why", "")] if failed else [
-            *map(_short, _finals(run)), duration(run.info.get("seconds", math.nan))]
+            *(_short(number(run)) for number in FINALS.values()),
+            duration(run.info.get("seconds", math.nan))]
         rows.append([s.dataset, s.noise, f"{s.rate:.2f}", s.method, s.budget, s.seed,
                      len(run.epochs.get("test", ())), *said, s.key])
     header = ["dataset", "noise", "rate", "method", "budget", "seed", "epochs",
@@ -113,7 +110,7 @@ def list_runs(
 @app.command(cls=common.Command, epilog="example:\n  noisylabels runs show 3fa91c2b")
 def show(
     name: Annotated[str, typer.Argument(
-        metavar="NAME", help="a run's hash, or any part of its path that no other has")],
+        metavar="NAME", help="its hash, or any part of its path that no other has")],
     epochs: Annotated[bool, typer.Option(
         "--epochs", help="every epoch, not only some")] = False,
     suspects: Annotated[int | None, typer.Option(
@@ -193,37 +190,18 @@ def _parts(info: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def show_suspects(run: Run, most: int) -> None:
-    """Print the labels that a run doubts most: image, given label, and how much.
+    """Print the labels that a run doubts most: image, given label, and how much."""
+    from ..evidence import detection
 
-    By p(label is right) where the method says one (the mean of two networks), else by
-    the cross entropy of the given label after the last epoch at which it was kept.
-    Equal ones by number.
-    """
+    name, doubt = detection.doubt(run)
     kept = run.signals
-    if not kept:
-        raise ValueError(
-            "this run was recorded without signals; `noisylabels train ... --signals "
-            "--again` trains it once more for them.")
-    if "index" not in kept or "given" not in kept:
-        raise ValueError(
-            "the signals of this run were kept before the images' numbers were; "
-            "`lab.prepare(run.setting)` makes them anew from the data: [1].index and "
-            "[0].y_given.")
-    by_p = [kept[k].astype(np.float64) for k in kept if k.startswith("p_clean")]
-    losses = sorted((k for k in kept if re.fullmatch(r"loss-\d+", k)),
-                    key=lambda k: int(k[5:]))
-    if not by_p and not losses:
-        raise ValueError(
-            "the signals of this run hold neither p(label is right) nor losses.")
-    name = "p(right)" if by_p else losses[-1]
-    doubt = -np.mean(by_p, axis=0) if by_p else kept[losses[-1]].astype(np.float64)
     order = np.lexsort((kept["index"], -doubt))[:most]
     columns = {"rank": range(1, len(order) + 1), "image": kept["index"][order],
-               "given": kept["given"][order], name: [f"{abs(d):.7g}"
-                                                     for d in doubt[order]]}
+               "given": kept["given"][order],
+               name: [f"{abs(d):.7g}" for d in doubt[order]]}
     print(f"{run.setting}\n{len(order)} of {len(doubt):,} labels, the most doubtful "
-          f"first; image: its number (from 0) in the train set of {run.setting.dataset}; "
-          "given: the class")
+          "first; image: its number (from 0) in the train set of "
+          f"{run.setting.dataset}; given: the class")
     if "wrong" in kept:
         wrong = kept["wrong"] > 0
         columns["in truth"] = np.where(wrong[order], "wrong", "right")
@@ -281,9 +259,9 @@ def compare(
     for each in runs.BUDGETS:
         if group := [r for r in finished if r.setting.budget == each]:
             common.say(budget_table(each, group), "")
-    print("mean ± sample standard deviation over n seeds; test accuracy and wrong labels "
-          "in %\nmean10: last ten epochs; by val: epoch chosen on noisy labels; best*: "
-          "chosen on the test set, an oracle")
+    print("mean ± sample standard deviation over n seeds; test accuracy and wrong "
+          "labels in %\nmean10: last ten epochs; by val: epoch chosen on noisy labels; "
+          "best*: chosen on the test set, an oracle")
     if left := len(picked) - len(finished):
         print(f"{wording.count(left, 'failed run')} left out "
               "(`noisylabels runs list --failed`)")
@@ -291,25 +269,19 @@ def compare(
 
 
 def budget_table(budget: str, group: list[Run]) -> common.Table:
-    """One line a cell. `options` says in what the cells of one method differ."""
-    cells: dict[str, list[Run]] = {}
-    for run in group:
-        cells.setdefault(run.setting.cell.key, []).append(run)
-    differing = _differing([members[0] for members in cells.values()])
-    rows = []
-    for members in cells.values():
-        s, options = members[0].setting, _flat(members[0])
-        finals = zip(*map(_finals, members), strict=True)
+    """One line a cell. `options` says in what cells of one method, data and noise
+    differ."""
+    from ..evidence.tables import summaries
 
-        def mean(fact: str, members: list[Run] = members) -> float:
-            return runs.mean_std([r.info.get(fact, math.nan) for r in members])[0]
-
+    cells, rows = summaries(group), []
+    for cell in cells:
+        s = cell.setting
         rows.append([
-            s.dataset, s.noise, f"{s.rate:.2f}", s.method, len(members),
-            _short(mean("realised_rate")),
-            *(spread(*runs.mean_std(list(v))) for v in finals),
-            duration(mean("seconds")),
-            _options({k: options[k] for k in differing[s.method] if k in options})])
+            s.dataset, s.noise, f"{s.rate:.2f}", s.method, cell.n,
+            _short(cell.over(lambda r: r.info.get("realised_rate", math.nan))[0]),
+            *(spread(*cell.over(number)) for number in FINALS.values()),
+            duration(cell.over(lambda r: r.info.get("seconds", math.nan))[0]),
+            _options(_own(s, [c.setting for c in cells]))])
     header = ["dataset", "noise", "rate", "method", "n", "wrong", *FINALS, "time",
               "options"]
     if not any(row[-1] for row in rows):
@@ -317,21 +289,15 @@ def budget_table(budget: str, group: list[Run]) -> common.Table:
     return common.table(header, rows, TEXTS, f"{budget} budget")
 
 
-def _flat(run: Run) -> dict[str, object]:
-    s = run.setting
-    return {**s.options, "max_samples": s.max_samples,
-            "trusted_per_class": s.trusted_per_class, "val_fraction": s.val_fraction}
+def _own(cell: runs.Setting, cells: list[runs.Setting]) -> dict[str, object]:
+    """The options in which a cell differs from others of its method, data and noise."""
 
+    def flat(s: runs.Setting) -> dict[str, object]:
+        return {**s.options, "max_samples": s.max_samples, "val_fraction": s.val_fraction,
+                "trusted_per_class": s.trusted_per_class}
 
-def _differing(firsts: list[Run]) -> dict[str, list[str]]:
-    """Method -> the options in which its cells (on one data set and noise) are not all
-    alike."""
-    out: dict[str, list[str]] = {}
-    for run in firsts:
-        s, mine = run.setting, _flat(run)
-        like = [_flat(r) for r in firsts if (
-            r.setting.method, r.setting.dataset, r.setting.noise, r.setting.rate)
-            == (s.method, s.dataset, s.noise, s.rate)]
-        keys = [k for k in mine if any(other.get(k) != mine[k] for other in like)]
-        out[s.method] = list(dict.fromkeys([*out.get(s.method, []), *keys]))
-    return out
+    def task(s: runs.Setting) -> tuple[object, ...]:
+        return s.method, s.dataset, s.noise, s.rate
+
+    like = [flat(s) for s in cells if task(s) == task(cell)]
+    return {k: v for k, v in flat(cell).items() if any(o.get(k) != v for o in like)}

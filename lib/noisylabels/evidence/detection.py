@@ -7,6 +7,7 @@ entropy the features of six epochs (`Run.signals`). What is read here needs no t
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,6 +128,35 @@ def scores(run: Run) -> dict[str, np.ndarray]:
         other = given[index] != given[:, None]
         out[f"neighbours, epoch {epoch}"] = other.float().mean(1).numpy()
     return out
+
+
+def doubt(run: Run) -> tuple[str, np.ndarray]:
+    """How much a run doubts each given label in the end: a name, and float64 (N,),
+    larger is more doubtful.
+
+    Minus p(label is right) where the method says one (the mean of two networks), else
+    the cross entropy of the given label after the last epoch at which it was kept.
+    Raises ValueError for a run that kept neither, or not the images' numbers.
+    """
+    kept = run.signals
+    if not kept:
+        raise ValueError(
+            "this run was recorded without signals; `noisylabels train ... --signals "
+            "--again` trains it once more for them.")
+    if "index" not in kept or "given" not in kept:
+        raise ValueError(
+            "the signals of this run were kept before the images' numbers were; "
+            "`lab.prepare(run.setting)` makes them anew from the data: [1].index and "
+            "[0].y_given.")
+    said = [kept[k].astype(np.float64) for k in kept if k.startswith("p_clean")]
+    epochs = [int(k[5:]) for k in kept if re.fullmatch(r"loss-\d+", k)]
+    if said:
+        return "p(right)", -np.mean(said, axis=0)
+    if not epochs:
+        raise ValueError(
+            "the signals of this run hold neither p(label is right) nor losses.")
+    name = f"loss-{max(epochs)}"
+    return name, kept[name].astype(np.float64)
 
 
 @dataclass(frozen=True)
