@@ -126,7 +126,7 @@ def _declared() -> dict[str, str]:
     it is not installed."""
     try:
         lines = importlib.metadata.requires("noisylabels") or []
-        python = importlib.metadata.metadata("noisylabels").get("Requires-Python", "")
+        python = importlib.metadata.metadata("noisylabels")["Requires-Python"] or ""
     except importlib.metadata.PackageNotFoundError:
         return {}
     parts = (re.match(r"([\w.-]+)(?:\[[^]]*\])?\s*([^;]*)", line) for line in lines)
