@@ -22,7 +22,7 @@ BY_MASK = ("index", "index_put", "index_put_", "_unsafe_index")  # read only a m
 
 
 class CUDAGraph:
-    """What `engine._Graphed` needs of a graph."""
+    """What `engine.Graphed` needs of a graph."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, Any, Any, list[torch.Tensor]]] = []
@@ -123,9 +123,9 @@ def eager(monkeypatch: Any):
                 return function(*inputs)
         return step
 
-    plain.WARM_UP = engine._Graphed.WARM_UP
+    plain.WARM_UP = engine.Graphed.WARM_UP
     with monkeypatch.context() as m:
         m.setattr(engine.Execution, "resolve", lambda self: self)
         m.setattr(pixels, "may_look", lambda x: False)  # as on a GPU
-        m.setattr(engine, "_Graphed", plain)
+        m.setattr(engine, "Graphed", plain)
         yield

@@ -131,8 +131,8 @@ def test_a_file_that_is_not_there_is_named_without_numbers(call, home):
 @pytest.mark.parametrize("words, said", [
     (["--minutes", "-1"], "a number of minutes from 0 to 100000 is needed, not '-1'"),
     (["--minutes", "nan"], "a number of minutes from 0 to 100000 is needed, not 'nan'"),
-    (["--minutes", "1h"], "not '1h'"), (["--rounds", "1.5"], "from 0 on is needed, not '1.5'"),
-    (["--batch-size", "many"], "a whole number from 0 on is needed, not 'many'"),
+    (["--minutes", "1h"], "not '1h'"), (["--rounds", "1.5"], "1 to 100000 is needed, not '1.5'"),
+    (["--batch-size", "many"], "a whole number from 8 to 100000 is needed, not 'many'"),
 ])
 def test_bench_refuses_what_is_no_number(call, words, said):
     refused(call("bench", *words), said)

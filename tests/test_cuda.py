@@ -5,7 +5,6 @@ Skipped as a whole, with the reason, where torch sees no GPU. Tolerances are sta
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,7 +14,7 @@ import torch
 
 from noisylabels import __main__ as command
 from noisylabels import lab, methods
-from noisylabels.bench import kernels, loops, seeds, waits
+from noisylabels.bench import kernels, loops, timing, waits
 from noisylabels.kernels import mixtures, neighbours, objectives, pixels, views
 from noisylabels.training import engine
 from noisylabels.training.recorder import Recorder
@@ -75,7 +74,7 @@ def test_every_operation_equals_pillow_and_the_cpu(name):
 
 
 def test_crop_and_cutout_equal_the_cpu_given_their_draws():
-    x = loops.made_up(256, 1).x
+    x = loops.made_up(256, 1).x_train
     draws = torch.Generator().manual_seed(0)
     for pad, mode, fill in ((4, "zero", 0), (4, "reflect", 0), (2, "zero", 128)):
         corner = views.Weak(pad=pad, mode=mode, fill=fill).draw(len(x), draws)
@@ -88,7 +87,7 @@ def test_crop_and_cutout_equal_the_cpu_given_their_draws():
 
 
 def test_whole_views_need_no_waiting_and_repeat_themselves():
-    x = loops.made_up(512, 1).x.cuda()
+    x = loops.made_up(512, 1).x_train.cuda()
     for view in (views.Weak(), views.Weak(mode="reflect"), loops.STRONG, views.AutoAugment(),
                  views.Chain((views.AutoAugment.sanm(), views.Cutout.fixmatch())),
                  views.Chain((views.AutoAugment.ieg(), views.Weak.ieg_strong(),
@@ -103,7 +102,7 @@ def test_whole_views_need_no_waiting_and_repeat_themselves():
 
 def test_compiled_pixel_work_is_at_most_one_grey_level_off():
     """Fusion may contract a product and a sum, so that a value at an edge is cut off otherwise."""
-    x = loops.made_up(480, 1).x.cuda()
+    x = loops.made_up(480, 1).x_train.cuda()
     augment = views.RandAugment.fixmatch()
     code, m = augment.draw(len(x), (32, 32), torch.Generator("cuda").manual_seed(0))
     compiled = torch.compile(pixels.operate, fullgraph=True)
@@ -447,35 +446,10 @@ def test_a_run_is_recorded_with_its_gpu(home):
 # ---------------------------------------------------------------------------------- several seeds
 
 
-def test_networks_on_streams_in_one_graph_train_as_each_would_alone(no_tf32):
-    data = loops.made_up(128, 1)
-    s = engine.Recipe(network="small", batch_size=32, lr=0.01)
-    together = seeds.Streams(data, s, "cuda", 2)
-    together.steps(8)
-    for k, part in enumerate(together.parts):
-        task = loops.task(data, EAGER, "float32", seed=k)
-        net, _, step, losses = loops.small_loss_step(task, s)
-        first = next(task.batches(32))
-        for _ in range(3):  # the warm-up before the capture
-            step(*first)
-        for _ in range(2):
-            for i, x in task.batches(32, drop_last=True):
-                step(i, x)
-        torch.testing.assert_close(part[3], losses, rtol=1e-3, atol=1e-3)
-        for a, b in zip(part[0].parameters(), net.parameters(), strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
-
-
-def test_processes_train_side_by_side_and_end():
-    s = engine.Recipe(network="small", batch_size=32, lr=0.01)
-    both = seeds.Processes(s, GRAPH, 4, 5, 2)
-    try:
-        assert both.round(1) > 0 and both.round(2) > 0
-    finally:
-        both.close()
-    assert not any(p.is_alive() for p in both.processes)
-    with pytest.raises(RuntimeError, match="unknown network"):
-        seeds.Processes(dataclasses.replace(s, network="nothing"), GRAPH, 4, 5, 1)
+def test_processes_train_side_by_side():
+    b = timing.Bench(torch.device("cuda"), "small", 32, steps=4, warm_up=5, rounds=1)
+    rows = timing.measure(b, "seeds", loops.SEEDS[:2])
+    assert [len(r.values) for r in rows] == [1, 1] and min(r.median for r in rows) > 0
 
 
 # ---------------------------------------------------------------------------------- the benchmark

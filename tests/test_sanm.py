@@ -160,13 +160,45 @@ def test_mask_ratio_follows_label_quality():
     assert (0.5 * 0.02 * 1024) ** 0.5 == pytest.approx(3.2, abs=0.01)
 
 
-def test_the_benchmarks_loop_makes_the_same_masks():
+def masks_by_sample(x, f, w, targets, u, s):
+    """Masks and labels by the defaults, in a loop over the samples in which sizes are tensors,
+    positions are read, channels are filled one by one and the label is changed through a boolean
+    index."""
+    c, (height, width) = x.shape[1], x.shape[2:]
+    plus, minus, changed = x.clone(), x.clone(), targets.clone()
+    for i in range(len(x)):
+        energy = f[i].square().sum(0)
+        a = nn.functional.interpolate((energy / energy.norm())[None, None], (height, width),
+                          mode="bilinear", align_corners=False).flatten()
+        a = (a - a.min()) / (a.max() - a.min() + 1e-12)
+        hot = int((a >= 1 - 1e-6).nonzero()[0])
+        cold = int((255 * a).floor().argmin())
+        m = s.tau_l + (s.tau_h - s.tau_l) * u[i, 0] + s.beta * (1 - w[i])
+        aspect = 0.8 + 0.45 * u[i, 1]
+        tall = max(1, int(torch.sqrt(s.kappa * m * height * width * aspect).round()))
+        wide = max(1, int(torch.sqrt(s.kappa * m * height * width / aspect).round()))
+        for copy, at, first in ((plus, hot, 2), (minus, cold, 2 + c)):
+            row, column = min(at // width, height - tall), min(at % width, width - wide)
+            for k in range(c):
+                copy[i, k, row:row + tall, column:column + wide] = u[i, first + k].item()
+        top = torch.zeros(targets.shape[1], dtype=torch.bool, device=x.device)
+        top[int(targets[i].argmax())] = True
+        changed[i][top] -= m
+        changed[i][~top] += m / (targets.shape[1] - 1)
+    return plus, minus, changed
+
+
+def test_a_loop_over_the_samples_makes_the_same_masks():
     """What the batched mask is timed against does the same work."""
-    from noisylabels.bench import kernels, reference, report
+    from noisylabels.bench import kernels, report
 
     data = kernels.mask_inputs(200)
-    for ours, theirs in zip(masks.mask(*data), reference.masks(*data, Settings()), strict=True):
+    for ours, theirs in zip(masks.mask(*data), masks_by_sample(*data, Settings()), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+    single = zip(*(masks.mask(*some) for some in zip(*(v.split(1) for v in data), strict=True)),
+                 strict=True)
+    for ours, parts in zip(masks.mask(*data), single, strict=True):
+        assert torch.equal(ours, torch.cat(parts))
     assert {"masks", "masks_by_sample"} <= {k.name for k in kernels.KERNELS}
     goal = next(g for g in report.GOALS if g.row == ("masks_gain",))
     assert (goal.sense, goal.must, goal.where) == (">=", 8, "any")

@@ -1,25 +1,20 @@
 """The benchmark: what the hardware can do, what we make of it, what the common style
 makes.
 
-    timing     alternating rounds, medians, the clock
-    ceilings   copy and matrix product; facts about the machine
-    loops      the floor loop and ours, eager, compiled, as a CUDA graph
-    reference  our re-implementation of the loop that public code usually has
-    seeds      several seeds at once on one GPU
-    kernels    views, neighbours, mixtures, masks, each alone
+    timing     rounds that take turns, the clock
+    loops      the floor and ours, eager, compiled, as a CUDA graph; several seeds
+    reference  our re-implementation of the loop that public code usually has; parity
+    kernels    ceilings; views, neighbours, mixtures, masks, each alone
     meta_gradient  IEG's meta step, two ways
     waits      how often a step and an epoch wait for the device
-    parity     both loops learn equally well; a whole training as an example
-    report     ratios, goals, the file, the table
+    report     ratios, goals, the file
 
 On a CPU a small version of the same table is made; a row that needs a GPU says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .timing import Bench
@@ -28,44 +23,64 @@ GROUPS = ("ceilings", "loops", "seeds", "kernels", "meta-gradient", "parity", "w
           "teaching")
 
 
+def entries() -> dict[str, list[Any]]:
+    """Group -> the entries that are timed in turns."""
+    from . import kernels, loops, meta_gradient, reference
+
+    return {"ceilings": kernels.CEILINGS, "loops": loops.ENTRIES + reference.ENTRIES,
+            "seeds": loops.SEEDS, "kernels": kernels.KERNELS,
+            "meta-gradient": meta_gradient.ENTRIES}
+
+
 def check_row(word: str) -> None:
     """Raise a ValueError that names the nearest row or group unless `word` is one."""
-    import difflib
+    from .. import methods, wording
 
-    from .. import methods
-
-    names = [
-        *GROUPS, *(e.name for entries in _timed().values() for e in entries),
-        *(f"waits_{kind}_{m}" for kind in ("step", "epoch") for m in methods.NAMES)
-    ]
+    names = [*GROUPS, *(e.name for some in entries().values() for e in some),
+             *(f"waits_{k}_{m}" for k in ("step", "epoch") for m in methods.NAMES)]
     if word not in names:
-        near = difflib.get_close_matches(word, names, n=1, cutoff=0.0)[0]
-        raise ValueError(f"unknown row {word!r} (nearest: {near!r}); groups: "
+        raise ValueError(f"unknown row {word!r}{wording.nearest(word, names)}; groups: "
                          f"{', '.join(GROUPS)}.")
-
-
-def _timed() -> dict[str, list]:
-    """Group -> entries that are timed in turns."""
-    from . import ceilings, kernels, loops, meta_gradient, reference, seeds
-
-    return {"ceilings": list(ceilings.ENTRIES),
-            "loops": [*loops.ENTRIES, *reference.ENTRIES],
-            "kernels": [k.entry() for k in kernels.KERNELS],
-            "meta-gradient": list(meta_gradient.ENTRIES),
-            "seeds": list(seeds.ENTRIES)}
 
 
 def measure(bench: Bench, with_teaching: bool = False) -> None:
     """Measure all that is wanted; rows are added to `bench.rows` as they come."""
-    from . import parity, timing, waits
+    import torch
 
-    work: dict[str, Callable[[], object]] = {
-        group: partial(timing.measure, bench, group, entries)
-        for group, entries in _timed().items()}
-    work |= {
-        "waits": lambda: waits.measure(bench), "parity": lambda: parity.measure(bench),
-        "teaching": lambda: parity.teaching(bench)
-    }
+    from . import reference, timing, waits
+
     for group in GROUPS:
-        if group != "teaching" or with_teaching or "teaching" in bench.only:
-            work[group]()
+        if group in (timed := entries()):
+            timing.measure(bench, group, timed[group])
+        elif group == "waits":
+            waits.measure(bench)
+        elif group == "parity" and bench.wants(group, group):
+            reference.parity(bench)
+        elif group == "teaching" and (with_teaching or group in bench.only):
+            teaching(bench)
+        torch.cuda.empty_cache()
+
+
+def teaching(bench: Bench) -> None:
+    """Rows `teaching` and `teaching_seconds`: a whole training as an example, ResNet-9
+    on clean CIFAR-10 by the `fast` budget."""
+    from .. import lab
+    from ..training import engine
+    from .timing import NEEDS_GPU, Row, noted
+
+    hit, took = rows = [
+        Row("teaching", "teaching",
+            "ResNet-9 on clean CIFAR-10, fast budget: test accuracy", "share"),
+        Row("teaching_seconds", "teaching", "the same, training and evaluation", "s")]
+    bench.rows += rows
+    if not bench.cuda:
+        hit.note = took.note = NEEDS_GPU
+        return
+    bench.say("teaching: ResNet-9 on clean CIFAR-10")
+    with noted(*rows):
+        s = lab.setting("cross_entropy", "cifar10", "none", 0.0, "fast",
+                        val_fraction=0.0)
+        run, _ = lab.watch(s, execution=engine.Execution(str(bench.device), graph=True))
+        hit.values, took.values = [run.last()], [run.info["seconds"]]
+        hit.note = (f"{run.info['epochs']} epochs, "
+                    f"{run.info['seconds_per_epoch']:.2f} s each")

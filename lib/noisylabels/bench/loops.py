@@ -1,19 +1,21 @@
-"""The training loops that are compared: the floor, and ours in each way of executing
-it.
+"""The training loops that are compared: the floor, ours in each way of executing it,
+and several of ours side by side.
 
 All train the same network by cross entropy with the same SGD at the same batch size,
 channels last, in bfloat16 (float32 on a CPU that has none).
 
-    floor    forward, backward, SGD on ready batches and nothing else; on a GPU one captured graph.
-             It is what the network itself costs.
-    ours     what a small-loss method does besides: views, normalisation, the loss of every sample
-             kept in a table; by the engine that all methods use.
+    floor  forward, backward, SGD on ready batches and nothing else; on a GPU one
+           captured graph. It is what the network itself costs.
+    ours   what a small-loss method does besides: views, normalisation, the loss of
+           every sample kept in a table; by the engine that all methods use.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import dataclasses
+import multiprocessing
+import time
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
 from itertools import cycle, islice
 from typing import Any
@@ -23,10 +25,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..data import datasets
+from ..data.datasets import Dataset, load
 from ..kernels import objectives, views
 from ..training import engine, networks
-from .timing import Bench, Entry
+from .timing import Bench, Entry, Round
 
 EPOCH = 50_000  # images of a training epoch, as in CIFAR
 CLASSES = 10
@@ -43,33 +45,17 @@ def operations(network: str, channels: int = 3, side: int = 32) -> tuple[int, in
     "meta".
     """
     net = networks.build(network, CLASSES, channels).to("meta")
-    x = torch.empty(2, channels, side, side, device="meta")
     with FlopCounterMode(display=False) as counter:
-        z = net(x)
+        z = net(torch.empty(2, channels, side, side, device="meta"))
         forward = counter.get_total_flops()
         z.sum().backward()
-        both = counter.get_total_flops()
-    return forward // len(x), both // len(x)
+    return forward // 2, counter.get_total_flops() // 2
 
 
 # ------------------------------------------------------------------------------- images
 
 
-@dataclass(frozen=True)
-class Images:
-    """Training and test images, uint8 (N, 3, 32, 32), and labels; where they are
-    from."""
-
-    x: Tensor
-    y: Tensor
-    x_test: Tensor
-    y_test: Tensor
-    source: str
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
-    std: tuple[float, ...] = (0.25, 0.25, 0.25)
-
-
-def made_up(n: int, n_test: int = 1000, seed: int = 0) -> Images:
+def made_up(n: int, n_test: int = 1000, seed: int = 0) -> Dataset:
     """Images of ten made-up classes: a coarse pattern a class, shifted, under strong
     noise."""
     draws = torch.Generator().manual_seed(seed)
@@ -81,112 +67,96 @@ def made_up(n: int, n_test: int = 1000, seed: int = 0) -> Images:
         x = 128 + 25 * pattern[y] + 50 * torch.randn(count, 3, 32, 32, generator=draws)
         return x.clamp(0, 255).to(torch.uint8), y
 
-    return Images(*some(n), *some(n_test), "made-up images")
+    return Dataset("made-up images", *some(n), *some(n_test), tuple("0123456789"),
+                   (0.5,) * 3, (0.25,) * 3)
 
 
-def images(bench: Bench, n: int, n_test: int = 10_000) -> Images:
+def images(bench: Bench, n: int, n_test: int = 10_000) -> Dataset:
     """`n` training images: CIFAR-10's where it is at hand, else made-up ones."""
-    if "cifar10" not in bench.shared:
-        try:
-            bench.shared["cifar10"] = datasets.load("cifar10")
-        except FileNotFoundError:
-            bench.shared["cifar10"] = None
-    data = bench.shared["cifar10"]
-    if data is None:
+    try:
+        data = load("cifar10")
+    except FileNotFoundError:
+        bench.data = "made-up images"
         return made_up(n, min(n_test, max(n // 4, 100)))
+    bench.data = "CIFAR-10"
     rows = torch.arange(n) % len(data.x_train)
-    return Images(data.x_train[rows], data.y_train[rows], data.x_test[:n_test],
-                  data.y_test[:n_test], "CIFAR-10", data.mean, data.std)
+    return dataclasses.replace(
+        data, x_train=data.x_train[rows], y_train=data.y_train[rows],
+        x_test=data.x_test[:n_test], y_test=data.y_test[:n_test])
 
 
-def images_of_a_round(bench: Bench) -> Images:
-    """As many images as the timed steps of one round take."""
-    if "round" not in bench.shared:
-        bench.shared["round"] = images(bench, bench.steps * bench.batch_size, 1000)
-    return bench.shared["round"]
+def images_of_a_round(bench: Bench) -> Dataset:
+    """As many images as the timed steps of one round take, so that just their views are
+    made within the time measured."""
+    return images(bench, bench.steps * bench.batch_size, 1000)
 
 
-def task(data: Images, execution: engine.Execution, precision: str,
-         seed: int = 0) -> engine.Task:
+def task(data: Dataset, execution: engine.Execution, precision: str, seed: int = 0
+         ) -> engine.Task:
     """The images as a method would see them, on the execution's device."""
-    return engine.Task(images=data.x.to(execution.device),
-                       y_given=data.y.to(execution.device), num_classes=CLASSES,
-                       mean=data.mean, std=data.std, weak=views.Weak(), strong=STRONG,
+    x, y = (t.to(execution.device) for t in (data.x_train, data.y_train))
+    return engine.Task(x, y, CLASSES, data.mean, data.std, views.Weak(), STRONG,
                        seed=seed, execution=execution, precision=precision)
 
 
 def recipe(bench: Bench, **changes: Any) -> engine.Recipe:
     """The recipe of all loops; a small constant rate keeps any network from
     diverging."""
-    return engine.Recipe(**{**dict(
-        network=bench.network, batch_size=bench.batch_size, lr=0.01, weight_decay=5e-4,
-        schedule="constant", precision=bench.precision), **changes})
+    s = engine.Recipe(bench.network, batch_size=bench.batch_size, lr=0.01,
+                      weight_decay=5e-4, schedule="constant", precision=bench.precision)
+    return dataclasses.replace(s, **changes)
 
 
 # -------------------------------------------------------------------------------- loops
 
 
-def captured(step: Callable[[], Any], warm_up: int = 3) -> Callable[[], None]:
-    """`step` as one CUDA graph. It is run `warm_up` times first, on a stream of its
-    own."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(warm_up):
-            step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    return partial(_replay, graph, step)
+@dataclasses.dataclass
+class Loop:
+    """A network in training; `step(*batch)` takes the batches of an endless stream.
+    `losses` (N,) are those of each sample when it was last seen."""
+
+    net: networks.Network
+    opt: torch.optim.SGD
+    step: Callable[..., object]
+    stream: Iterator[Iterable[Any]]
+    losses: Tensor
+
+    def train(self, count: int) -> None:
+        for batch in islice(self.stream, count):
+            self.step(*batch)
 
 
-def _replay(graph: Any, step: Callable[[], Any]) -> None:
-    """`step` is only held: its weights lie outside the graph and must live as long."""
-    graph.replay()
+def endless(a_pass: Callable[[], Iterable[Any]]) -> Iterator[Any]:
+    while True:
+        yield from a_pass()
 
 
-def floor(bench: Bench, compiled: bool = False) -> Callable[[], float]:
+def floor(bench: Bench, compiled: bool = False) -> Round:
     """Milliseconds a step of the bare loop."""
-    data = images_of_a_round(bench)
-    where = task(data, engine.Execution(str(bench.device)), bench.precision)
+    where = task(images_of_a_round(bench), engine.Execution(str(bench.device)),
+                 bench.precision)
     net, opt = engine.start(recipe(bench), where)
-    narrow = torch.bfloat16 if bench.precision == "bfloat16" else torch.float32
-    batches = list(islice(where.batches(bench.batch_size, drop_last=True), READY))
-    ready = [(x.to(narrow), where.y_given[i]) for i, x in batches]
+    batches = islice(where.batches(bench.batch_size, drop_last=True), READY)
+    ready = [(x.to(getattr(torch, bench.precision)), where.y_given[i])
+             for i, x in batches]
 
     def loss_of(x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(net(x).float(), y)
 
     compute = torch.compile(loss_of) if compiled else loss_of
 
-    def step(x: Tensor, y: Tensor) -> None:
+    def step(x: Tensor, y: Tensor) -> Tensor:
         with where.autocast():
             loss = compute(x, y)
         opt.zero_grad(set_to_none=True)
         loss.backward()
         opt.step()
+        return loss.detach()
 
-    go = step
-    if bench.cuda:
-        x0, y0 = (t.clone() for t in ready[0])
-        usual, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
-        try:
-            replay = captured(lambda: step(x0, y0))
-        finally:
-            torch.backends.cudnn.benchmark = usual
-
-        def go(x: Tensor, y: Tensor) -> None:
-            x0.copy_(x)
-            y0.copy_(y)
-            replay()
-
-    def steps(count: int) -> None:
-        for x, y in islice(cycle(ready), count):
-            go(x, y)
-
-    steps(bench.warm_up)
-    return lambda: 1e3 * bench.seconds(lambda: steps(bench.steps)) / bench.steps
+    go = engine.Graphed(step, where) if bench.cuda else step
+    cudnn = torch.backends.cudnn
+    with cudnn.flags(enabled=True, benchmark=True, allow_tf32=cudnn.allow_tf32):
+        return bench.a_step(Loop(net, opt, go, cycle(ready), torch.empty(0)).train)
 
 
 def small_loss_step(
@@ -206,55 +176,78 @@ def small_loss_step(
     return net, opt, step, losses
 
 
-class Ours:
-    """Our loop. `steps(n)` trains n steps and never waits; `ready=True` leaves the
-    views out.
-
-    An epoch of `data` is as long as a round, so that the views of all its images, and
-    of no others, are made within the time measured.
-    """
-
-    def __init__(self, data: Images, s: engine.Recipe, execution: engine.Execution,
-                 ready: bool = False, seed: int = 0) -> None:
-        self.s, self.task = s, task(data, execution, s.precision, seed)
-        self.total = torch.zeros((), device=self.task.device)
-        every = self.task.batches(s.batch_size, drop_last=True)
-        self.ready = list(islice(every, READY)) if ready else None
-        self.net, self.opt, self.step, self.losses = small_loss_step(self.task, s)
-
-    def steps(self, count: int) -> None:
-        while count > 0:
-            batches = cycle(self.ready) if self.ready else self.task.batches(
-                self.s.batch_size, drop_last=True)
-            for i, x in islice(batches, count):
-                self.total += self.step(i, x)
-                count -= 1
+def ours(data: Dataset, s: engine.Recipe, execution: engine.Execution,
+         ready: bool = False, seed: int = 0) -> Loop:
+    """Our loop, which never waits; `ready` leaves the views out."""
+    where = task(data, execution, s.precision, seed)
+    total = torch.zeros((), device=where.device)
+    a_pass = partial(where.batches, s.batch_size, drop_last=True)
+    stream = cycle(list(islice(a_pass(), READY))) if ready else endless(a_pass)
+    net, opt, step, losses = small_loss_step(where, s)
+    return Loop(net, opt, lambda i, x: total.add_(step(i, x)), stream, losses)
 
 
-def ours(bench: Bench, *, compile: bool = False, graph: bool = False,
-         ready: bool = False) -> Callable[[], float]:
-    """Milliseconds a step of our loop."""
-    execution = engine.Execution(str(bench.device), compile=compile, graph=graph)
-    loop = Ours(images_of_a_round(bench), recipe(bench), execution, ready)
-    # a graph is captured in the fourth step
-    loop.steps(max(bench.warm_up, 5 if graph else 1))
-    return lambda: 1e3 * bench.seconds(lambda: loop.steps(bench.steps)) / bench.steps
+def timed(bench: Bench, ready: bool = False, **ways: bool) -> Round:
+    """Milliseconds a step of our loop, executed in these ways."""
+    execution = engine.Execution(str(bench.device), **ways)
+    return bench.a_step(
+        ours(images_of_a_round(bench), recipe(bench), execution, ready).train)
 
 
-ENTRIES = (Entry(
-    "floor",
-    "bare loop: ready batches, forward, backward, SGD (on a GPU one CUDA graph)",
-    "ms/step", floor),
-           Entry("floor_compiled", "bare loop, compiled, in one CUDA graph", "ms/step",
-                 partial(floor, compiled=True), gpu=True),
-           Entry("ours_step", "our step alone, on ready batches", "ms/step",
-                 partial(ours, ready=True)),
-           Entry("ours", "our loop: views, normalisation, step, loss table", "ms/step",
-                 ours),
-           Entry("ours_compiled", "our loop, compiled", "ms/step",
-                 partial(ours, compile=True), gpu=True),
-           Entry("ours_graph", "our loop, step in one CUDA graph", "ms/step",
-                 partial(ours, graph=True), gpu=True),
-           Entry("ours_compiled_graph", "our loop, compiled, step in one CUDA graph",
-                 "ms/step", partial(ours, compile=True, graph=True), gpu=True),
-           )
+# ----------------------------------------------------------------------- several seeds
+
+PATIENCE = 90  # seconds within which all processes must answer
+here: list[Any] = []
+"""Of a process: recipe, execution, steps of a round, barrier; then its loop."""
+
+
+def begin(*told: Any) -> None:
+    here[:] = told
+
+
+def train(seed: int, steps: int) -> tuple[float, float]:
+    """In a process beside others: so many steps; when they began and ended."""
+    s, execution, a_round, barrier = here[:4]
+    if len(here) == 4:
+        torch.set_num_threads(1)
+        data = made_up(a_round * s.batch_size, 100, seed)
+        here.append(ours(data, s, execution, seed=seed))
+    barrier.wait(PATIENCE)  # so that each process gets one seed
+    begun = time.perf_counter()  # one clock for all processes of a machine
+    here[4].train(steps)
+    if execution.device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return begun, time.perf_counter()
+
+
+def processes(bench: Bench, count: int) -> Round:
+    """Milliseconds until every seed has made a step, each in a process of its own: a
+    small network leaves most of a GPU idle."""
+    context = multiprocessing.get_context("spawn")
+    execution = engine.Execution(str(bench.device), graph=bench.cuda)
+    told = recipe(bench), execution, bench.steps, context.Barrier(count)
+    pool = bench.opened.enter_context(context.Pool(count, begin, told))
+
+    def run(steps: int = bench.steps) -> float:
+        tasks = [(seed, steps) for seed in range(count)]
+        times = pool.starmap_async(train, tasks, chunksize=1).get(PATIENCE)
+        return 1e3 * (max(end for _, end in times) - min(t for t, _ in times)) / steps
+
+    run(max(5, bench.warm_up))
+    return run
+
+
+ENTRIES = [Entry(name, what, "ms/step", build, gpu) for name, gpu, build, what in (
+    ("floor", False, floor, "bare loop: ready batches, forward, backward, SGD (on a GPU "
+     "one CUDA graph)"),
+    ("floor_compiled", True, partial(floor, compiled=True), "bare loop, compiled, in one "
+     "CUDA graph"),
+    ("ours_step", False, partial(timed, ready=True), "our step alone, on ready batches"),
+    ("ours", False, timed, "our loop: views, normalisation, step, loss table"),
+    ("ours_compiled", True, partial(timed, compile=True), "our loop, compiled"),
+    ("ours_graph", True, partial(timed, graph=True), "our loop, step in one CUDA graph"),
+    ("ours_compiled_graph", True, partial(timed, compile=True, graph=True),
+     "our loop, compiled, step in one CUDA graph"))]
+SEEDS = [Entry(f"processes_{k}", f"{k} seed{'s' * (k > 1)} in processes of their own, "
+               "each with its CUDA graph", "ms/step", partial(processes, count=k), True)
+         for k in (1, 2, 4)]

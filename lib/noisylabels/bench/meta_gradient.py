@@ -13,6 +13,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from functools import partial
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -21,10 +22,7 @@ from ..kernels import objectives
 from ..kernels.meta_gradient import Quiet
 from ..methods import ieg
 from ..training import networks
-from .timing import Bench, Entry, Unavailable
-
-Route = Callable[["Problem"], object]
-MEGABYTE = 1e6
+from .timing import Bench, Call, Entry, Round
 
 
 class Problem:
@@ -38,12 +36,9 @@ class Problem:
     def __init__(self, bench: Bench) -> None:
         name, n = ("wrn28-2", 100) if bench.cuda else ("wrn16-2",
                                                        bench.scaled(32, least=2))
-        draws = torch.Generator().manual_seed(0)
-        x, x_s, x_t = (torch.randn(n, 3, 32, 32, generator=draws).to(bench.device)
-                       for _ in range(3))
-        y, y_t = (objectives.one_hot(torch.randint(10, (n,), generator=draws),
-                                     10).float().to(bench.device) for _ in range(2))
-        self.x, self.x_s, self.x_t, self.y, self.y_t = x, x_s, x_t, y, y_t
+        self.x, self.x_s, self.x_t = bench.normal(3, n, 3, 32, 32)
+        every = torch.arange(2 * n, device=bench.device) * 7 % 10
+        self.y, self.y_t = objectives.one_hot(every, 10).float().chunk(2)
         self.s = ieg.Settings()
         self.quiet = Quiet(networks.build(name, 10).to(bench.device))
         self.momentum = {k: torch.zeros_like(w) for k, w in self.quiet.weights.items()}
@@ -80,9 +75,8 @@ def double_backward(p: Problem) -> tuple[Tensor, ...]:
     """The same by differentiating through the trial step."""
     z, g = p.guess()
     s, n = p.s, len(z)
-    omega = torch.full((n,), 1 / n, device=z.device, dtype=z.dtype, requires_grad=True)
-    share = torch.full((n,), s.lambda_0, device=z.device, dtype=z.dtype,
-                       requires_grad=True)
+    omega, share = (z.new_full((n,), v, requires_grad=True)
+                    for v in (1 / n, s.lambda_0))
     mixed = share[:, None] * p.y + (1 - share[:, None]) * g
     inner = (omega * objectives.soft_cross_entropy(z, mixed, "none")).sum()
     grads = torch.autograd.grad(inner, list(p.quiet.weights.values()),
@@ -90,60 +84,49 @@ def double_backward(p: Problem) -> tuple[Tensor, ...]:
     ahead = {k: w - s.look * (d + s.weight_decay * w + s.look_momentum * p.momentum[k])
              for (k, w), d in zip(p.quiet.weights.items(), grads, strict=True)}
     outer = objectives.soft_cross_entropy(p.quiet(p.x_t, ahead), p.y_t)
-    decay = sum((w.square().sum() for w in ahead.values()), torch.zeros_like(outer))
+    decay = torch.stack([w.square().sum() for w in ahead.values()]).sum()
     return torch.autograd.grad(outer + s.weight_decay / 2 * decay, (omega, share))
 
 
 # -------------------------------------------------------------------------- the entries
 
 
-def milliseconds(bench: Bench, route: Route) -> Callable[[], float]:
-    p = Problem(bench)
-    seconds = bench.repeated(partial(route, p))
-    return lambda: 1e3 * seconds()
-
-
-def megabytes(bench: Bench, route: Route) -> Callable[[], float]:
-    p = Problem(bench)
-    route(p)
-    return lambda: peak_bytes(partial(route, p), bench.device) / MEGABYTE
+def built(bench: Bench, route: Callable[[Problem], object], unit: str) -> Round | Call:
+    """The route to be timed, or a round that gives its peak memory in MB."""
+    call = partial(route, Problem(bench))
+    if unit == "ms":
+        return call, 1
+    call()
+    return lambda: peak_bytes(call, bench.device) / 1e6
 
 
 def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
     """The most bytes allocated at once by `call`, beyond those held before it began."""
     gc.collect()
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         call()
         return torch.cuda.max_memory_allocated(device) - before
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU],
+                                profile_memory=True) as seen:
         call()
-    results = getattr(seen.profiler, "kineto_results", None)
-    events = [e for e in results.events() if e.name() == "[memory]"] if results else []
-    if not events:
-        raise Unavailable("this PyTorch's profiler reports no memory")
-    held = most = 0
-    for e in sorted(events, key=lambda e: e.start_ns()):
-        held += e.nbytes()
-        most = max(most, held)
-    return most
+    found = seen.profiler.kineto_results.events()  # type: ignore[union-attr]
+    events = sorted((e.start_ns(), e.nbytes()) for e in found if e.name() == "[memory]")
+    return max(accumulate(n for _, n in events))
 
 
-ENTRIES = (Entry("meta_shared", "IEG's meta step: what both routes below do", "ms",
-                 partial(milliseconds, route=shared)),
-           Entry("meta_forward", "the whole meta step by one forward-mode pass (ours)",
-                 "ms", partial(milliseconds, route=forward_mode)),
-           Entry("meta_double", "the whole meta step by double backward", "ms",
-                 partial(milliseconds, route=double_backward)),
-           Entry("meta_kept_memory",
-                 "memory of the graph that the main loss keeps anyway", "MB",
-                 partial(megabytes, route=kept)),
-           Entry("meta_forward_memory", "peak memory by one forward-mode pass (ours)",
-                 "MB", partial(megabytes, route=forward_mode)),
-           Entry("meta_double_memory", "peak memory by double backward", "MB",
-                 partial(megabytes, route=double_backward)),
-           )
+ENTRIES = [
+    Entry(name, what, unit, partial(built, route=route, unit=unit))
+    for name, unit, route, what in (
+        ("meta_shared", "ms", shared, "IEG's meta step: what both routes below do"),
+        ("meta_forward", "ms", forward_mode,
+         "the whole meta step by one forward-mode pass (ours)"),
+        ("meta_double", "ms", double_backward,
+         "the whole meta step by double backward"),
+        ("meta_kept_memory", "MB", kept,
+         "memory of the graph that the main loss keeps anyway"),
+        ("meta_forward_memory", "MB", forward_mode,
+         "peak memory by one forward-mode pass (ours)"),
+        ("meta_double_memory", "MB", double_backward,
+         "peak memory by double backward"))]

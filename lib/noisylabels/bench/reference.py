@@ -8,62 +8,49 @@ stored by a Python loop; at the end of an epoch scikit-learn's Gaussian mixture 
 losses. A second version of the same loop computes in bfloat16, channels last, so that
 what precision gains and what structure gains can be told apart. It lives here to be
 measured; nothing of the project trains with it.
+
+Speed must not come from doing less: by `parity` our loop and this one train the same
+network from the same starts, with the same recipe, for a few epochs; their test
+accuracies may differ by no more than chance.
 """
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from statistics import fmean, variance
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from ..data import torchvision_guard
+from ..data.datasets import Dataset
 from ..training import engine, networks
 from . import loops
-from .timing import Bench, Entry, Unavailable
+from .timing import NOT_RUN, Bench, Entry, Round, Row, noted
 
 
-class PilImages(Dataset):
+@dataclass
+class PilImages:
     """(transformed image, label, index) of one image at a time."""
 
-    def __init__(self, data: loops.Images, transform: Callable[[Any], Tensor]) -> None:
-        self.pixels = data.x.permute(0, 2, 3, 1).contiguous().numpy()
-        self.labels = data.y.tolist()
-        self.transform = transform
+    pixels: Any  # uint8 (N, 32, 32, 3) of NumPy
+    labels: list[int]
+    transform: Any
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
+    def __getitem__(self, i: int) -> tuple[Tensor, int, int]:
         from PIL import Image
 
-        return self.transform(Image.fromarray(
-            self.pixels[index])), self.labels[index], index
-
-
-def transforms(data: loops.Images, strong: bool = False) -> Callable[[Any], Tensor]:
-    """Crop, flip (and RandAugment), to a tensor, normalised: torchvision's on PIL
-    images."""
-    try:
-        import PIL  # noqa: F401
-
-        torchvision_guard.import_torchvision()
-        from torchvision import transforms as t
-    except ImportError as error:
-        raise Unavailable(
-            f"needs torchvision and Pillow ({error.name} is not here)") from error
-    return t.Compose([
-        t.RandomCrop(32, padding=4),
-        t.RandomHorizontalFlip(), *([t.RandAugment()] * strong),
-        t.ToTensor(),
-        t.Normalize(data.mean, data.std)
-    ])
+        return self.transform(Image.fromarray(self.pixels[i])), self.labels[i], i
 
 
 def workers(bench: Bench, most: int = 8) -> int:
@@ -71,134 +58,140 @@ def workers(bench: Bench, most: int = 8) -> int:
     return min(most, os.cpu_count() or 1) if bench.cuda else 0
 
 
-def loader(data: loops.Images, batch_size: int, count: int, pin: bool, seed: int = 0,
-           strong: bool = False) -> DataLoader:
-    return DataLoader(PilImages(data, transforms(data, strong)), batch_size,
-                      shuffle=True, drop_last=True, num_workers=count, pin_memory=pin,
-                      persistent_workers=count > 0,
-                      generator=torch.Generator().manual_seed(seed))
+def loader(data: Dataset, batch_size: int, num_workers: int, seed: int = 0,
+           strong: bool = False, **options: Any) -> DataLoader:
+    """Crop, flip (and RandAugment), to a tensor, normalised: torchvision's on PIL
+    images."""
+    import PIL  # noqa: F401
+
+    torchvision_guard.import_torchvision()
+    from torchvision import transforms as t
+
+    change = t.Compose([t.RandomCrop(32, padding=4), t.RandomHorizontalFlip(),
+                        *([t.RandAugment()] * strong), t.ToTensor(),
+                        t.Normalize(data.mean, data.std)])
+    pixels = data.x_train.permute(0, 2, 3, 1).contiguous().numpy()
+    return DataLoader(PilImages(pixels, data.y_train.tolist(), change),  # type: ignore
+                      batch_size, shuffle=True, drop_last=True, num_workers=num_workers,
+                      persistent_workers=num_workers > 0,
+                      generator=torch.Generator().manual_seed(seed), **options)
 
 
-def endless(made: DataLoader) -> Iterator[Any]:
-    while True:
-        yield from made
+def common(data: Dataset, s: engine.Recipe, device: torch.device, num_workers: int,
+           fast: bool = False, seed: int = 0) -> loops.Loop:
+    """The loop in the common style. Its views come from torch's global generator, as in
+    that style."""
+    made = loader(data, s.batch_size, num_workers, seed,
+                  pin_memory=device.type == "cuda")
+    layout = torch.channels_last if fast else torch.contiguous_format
+    net = networks.build(s.network, loops.CLASSES, seed=seed).to(
+        device, memory_format=layout)  # type: ignore[call-overload]
+    opt = torch.optim.SGD(net.parameters(), s.lr, s.momentum, nesterov=s.nesterov,
+                          weight_decay=s.weight_decay)
+    losses = torch.zeros(len(data.y_train))
+    seen = {"loss": 0.0, "right": 0.0}
 
-
-class Loop:
-    """The loop in the common style. `steps(n)` trains n steps, `epoch()` one pass over
-    the data.
-
-    Its views come from torch's global generator, as in that style; `steps` and `epoch`
-    put its state back when they are done.
-    """
-
-    def __init__(self, data: loops.Images, s: engine.Recipe, device: torch.device,
-                 num_workers: int, fast: bool = False, seed: int = 0) -> None:
-        self.device, self.fast = device, fast
-        self.loader = loader(data, s.batch_size, num_workers, device.type == "cuda",
-                             seed)
-        # batches the workers hold ready while others are timed
-        self.prefetched = num_workers * 2
-        self.net = networks.build(s.network, loops.CLASSES, seed=seed).to(device)
-        if fast:
-            # type: ignore[call-overload]
-            self.net.to(memory_format=torch.channels_last)
-        self.opt = torch.optim.SGD(self.net.parameters(), s.lr, s.momentum,
-                                   nesterov=s.nesterov, weight_decay=s.weight_decay)
-        self.losses = torch.zeros(len(data.y))
-        self.seen = self.right = 0
-        self.running = 0.0
-        self.stream = endless(self.loader)
-
-    def _step(self, x: Tensor, y: Tensor, index: Tensor) -> None:
-        x, y = x.to(self.device), y.to(self.device)
-        if self.fast:
-            x = x.to(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.fast):
-            z = self.net(x)
+    def step(x: Tensor, y: Tensor, index: Tensor) -> None:
+        x, y = x.to(device, memory_format=layout), y.to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=fast):
+            z = net(x)
         each = F.cross_entropy(z.float(), y, reduction="none")
         loss = each.mean()
-        self.opt.zero_grad()
+        opt.zero_grad()
         loss.backward()
-        self.opt.step()
-        self.running += loss.item()
-        self.right += (z.argmax(1) == y).sum().item()
-        self.seen += len(y)
+        opt.step()
+        seen["loss"] += loss.item()
+        seen["right"] += (z.argmax(1) == y).sum().item()
         for b in range(len(y)):
-            self.losses[index[b]] = each[b].item()
+            losses[index[b]] = each[b].item()
 
-    def steps(self, count: int) -> None:
-        with torch.random.fork_rng(devices=[]):
-            for x, y, index in islice(self.stream, count):
-                self._step(x, y, index)
-
-    def epoch(self, lr: float) -> None:
-        for group in self.opt.param_groups:
-            group["lr"] = lr
-        self.net.train()
-        self.steps(len(self.loader))
+    return loops.Loop(net, opt, step, loops.endless(lambda: made), losses)
 
 
-def reference(bench: Bench, fast: bool = False) -> Callable[[], float]:
-    """Milliseconds a step of the common style, its loader running."""
-    loop = Loop(loops.images_of_a_round(bench), loops.recipe(bench), bench.device,
-                workers(bench), fast)
-    loop.steps(bench.warm_up)
-
-    def run() -> float:
-        # what was made ready in other rows' time is no part of ours
-        loop.steps(loop.prefetched)
-        return 1e3 * bench.seconds(lambda: loop.steps(bench.steps)) / bench.steps
-
-    return run
+def reference(bench: Bench, fast: bool = False) -> Round:
+    """Milliseconds a step of the common style, its loader running. What the workers
+    made ready in other rows' time, two batches each, is no part of it."""
+    count = workers(bench)
+    loop = common(loops.images_of_a_round(bench), loops.recipe(bench), bench.device,
+                  count, fast)
+    return bench.a_step(loop.train, first=2 * count)
 
 
-def fit_mixture(losses: Any) -> Any:
-    """p(clean) as the common style gets it: scikit-learn, 10 iterations, tolerance
+def fit_mixture(losses: Tensor) -> Any:
+    """p(clean) (N,) as the common style gets it: scikit-learn, 10 iterations, tolerance
     1e-2."""
-    try:
-        from sklearn.mixture import GaussianMixture
-    except ImportError as error:
-        raise Unavailable("needs scikit-learn") from error
-    low, high = losses.min(), losses.max()
-    x = ((losses - low) / (high - low)).reshape(-1, 1)
+    from sklearn.mixture import GaussianMixture
+
+    low, high = losses.aminmax()
+    x = ((losses - low) / (high - low)).cpu().numpy().reshape(-1, 1)
     fit = GaussianMixture(2, max_iter=10, tol=1e-2, reg_covar=5e-4,
                           random_state=0).fit(x)
     return fit.predict_proba(x)[:, fit.means_.argmin()]
 
 
-def masks(x: Tensor, f: Tensor, w: Tensor, targets: Tensor, u: Tensor, s: Any
-          ) -> tuple[Tensor, Tensor, Tensor]:
-    """What `kernels.masks.mask` makes by its defaults, in the common style: a loop over
-    the samples in which sizes are tensors, positions are read, channels are filled one
-    by one and the label is changed through a boolean index."""
-    c, (height, width) = x.shape[1], x.shape[2:]
-    plus, minus, changed = x.clone(), x.clone(), targets.clone()
-    for i in range(len(x)):
-        energy = f[i].square().sum(0)
-        a = F.interpolate((energy / energy.norm())[None, None], (height, width),
-                          mode="bilinear", align_corners=False).flatten()
-        a = (a - a.min()) / (a.max() - a.min() + 1e-12)
-        hot = int((a >= 1 - 1e-6).nonzero()[0])
-        cold = int((255 * a).floor().argmin())
-        m = s.tau_l + (s.tau_h - s.tau_l) * u[i, 0] + s.beta * (1 - w[i])
-        aspect = 0.8 + 0.45 * u[i, 1]
-        tall = max(1, int(torch.sqrt(s.kappa * m * height * width * aspect).round()))
-        wide = max(1, int(torch.sqrt(s.kappa * m * height * width / aspect).round()))
-        for copy, at, first in ((plus, hot, 2), (minus, cold, 2 + c)):
-            row, column = min(at // width, height - tall), min(at % width, width - wide)
-            for k in range(c):
-                copy[i, k, row:row + tall, column:column + wide] = u[i,
-                                                                     first + k].item()
-        top = torch.zeros(targets.shape[1], dtype=torch.bool, device=x.device)
-        top[int(targets[i].argmax())] = True
-        changed[i][top] -= m
-        changed[i][~top] += m / (targets.shape[1] - 1)
-    return plus, minus, changed
-
-
-ENTRIES = (Entry("reference", "common style: PIL image by image, float32, Python loops",
+ENTRIES = [Entry("reference", "common style: PIL image by image, float32, Python loops",
                  "ms/step", reference),
            Entry("reference_fast", "the same loop in bfloat16, channels last",
-                 "ms/step", partial(reference, fast=True)),
-           )
+                 "ms/step", partial(reference, fast=True))]
+
+
+# ------------------------------------------------------------------------------- parity
+
+
+def verdict(ours: Sequence[float], theirs: Sequence[float],
+            tested: int) -> tuple[float, float]:
+    """(difference of the means, ours less theirs; largest difference that chance
+    explains).
+
+    Allowed is the larger of two standard errors of the difference: over the seeds, and
+    of shares counted on `tested` images; 0.01 at least. Raises ValueError without
+    numbers.
+    """
+    if not ours or not theirs:
+        raise ValueError("parity needs at least one accuracy of each loop.")
+    a, b = fmean(ours), fmean(theirs)
+    seeds = sum(variance(v) / len(v) for v in (ours, theirs) if len(v) > 1)
+    middle = (a + b) / 2
+    chance = middle * (1 - middle) / tested * (1 / len(ours) + 1 / len(theirs))
+    return a - b, max(2 * math.sqrt(max(seeds, chance)), 0.01)
+
+
+def parity(bench: Bench) -> None:
+    """Rows `parity_ours` and `parity_reference` with an accuracy a seed, and
+    `parity`."""
+    # one seed and one epoch when quick on a GPU
+    epochs, seeds = ((1, 1) if bench.size < 1 else (5, 3)) if bench.cuda else (2, 2)
+    mine, other, both = rows = [Row(name, "parity", what, "share") for name, what in (
+        ("parity_ours", f"our loop, {epochs} epochs: test accuracy a seed"),
+        ("parity_reference", "common style, likewise"),
+        ("parity", "ours less the common style"))]
+    bench.rows += rows
+    if bench.late:
+        mine.note = other.note = both.note = NOT_RUN
+        return
+    s = loops.recipe(bench, epochs=epochs, schedule="onecycle", lr=0.1, lr_floor=0.0,
+                     precision="float32")
+    device, execution = bench.device, engine.Execution(str(bench.device))
+    n, tested = (loops.EPOCH, 10_000) if bench.cuda else (5_000, 2_000)
+    n = bench.scaled(n, least=4 * bench.batch_size)
+    with noted(*rows):
+        data = loops.images(bench, n, bench.scaled(tested, least=100))
+        where = loops.task(data, execution, s.precision)
+        for seed in range(seeds):
+            if seed and bench.late:
+                break
+            bench.say(f"parity: seed {seed + 1} of {seeds}")
+            for row, loop in (
+                    (mine, loops.ours(data, s, execution, seed=seed)),
+                    (other, common(data, s, device, workers(bench), seed=seed))):
+                for epoch in range(1, epochs + 1):
+                    engine.set_lr(loop.opt, s.lr_at(epoch))
+                    loop.train(n // s.batch_size)
+                z, _ = engine.outputs(loop.net, where, data.x_test.to(device))
+                right = z.cpu().argmax(1) == data.y_test
+                row.values.append(right.float().mean().item())
+        difference, allowed = verdict(mine.values, other.values, len(data.y_test))
+        both.values.append(difference)
+        both.note = (f"{'within' if abs(difference) <= allowed else 'beyond'} the "
+                     f"{100 * allowed:.1f} points that chance explains; {n:,} images, "
+                     f"{bench.data}")

@@ -1,29 +1,64 @@
-"""What follows from the measured rows: seconds an epoch, ratios, goals; the file and
-the table."""
+"""What follows from the measured rows: seconds an epoch, ratios, goals; and the
+file."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
+import operator
 import os
+import platform
 import re
-import statistics
-import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-from .. import paths
+import numpy as np
+import torch
+
+from .. import lab, paths
+from ..training import engine, runs
 from . import loops
 from .kernels import KERNELS
-from .timing import Bench, Row, ratio
+from .timing import Bench, Row, rounded
 
 FORMAT = 1  # of the file
 FLOORS = ("floor", "floor_compiled")
 OURS = ("ours", "ours_compiled", "ours_graph", "ours_compiled_graph")
 COMMON = ("reference", "reference_fast")
+
+
+def over(a: Any, b: Any) -> Any:
+    """a / b round by round."""
+    return a / b
+
+
+def beyond(a: Any, b: Any, base: Any) -> Any:
+    """The same for what is left of both without the base."""
+    return (a - base) / (b - base)
+
+
+RATIOS: list[tuple[str, str, Callable[..., Any], str]] = [
+    ("to_floor_ours_step", "our step on ready batches over the bare loop", over,
+     "ours_step floor"),
+    ("weak_over_pil", "weak views: ours over PIL", over, "views_weak pil_weak"),
+    ("strong_over_pil", "strong views: ours over PIL", over, "views_strong pil_strong"),
+    ("masks_gain", "SANM's masks: one sample after another over all at once", over,
+     "masks_by_sample masks"),
+    ("meta_gradient_time", "IEG's meta-gradient, time: forward mode over double "
+     "backward", beyond, "meta_forward meta_double meta_shared"),
+    ("meta_step_time", "the whole meta step, time: the same", over,
+     "meta_forward meta_double"),
+    ("meta_gradient_memory", "IEG's meta-gradient, memory: forward mode over double "
+     "backward", beyond, "meta_forward_memory meta_double_memory meta_kept_memory"),
+    ("meta_step_memory", "the whole meta step, memory: the same", over,
+     "meta_forward_memory meta_double_memory"),
+    *((f"processes_{k}_gain", f"{k} seeds together over one after another",
+       lambda one, all_, k=k: k * one / all_, f"processes_1 processes_{k}")
+      for k in (2, 4))]
+"""Name, words, function of rows, and these rows."""
 
 
 def derive(rows: Sequence[Row], bench: Bench) -> list[Row]:
@@ -34,111 +69,56 @@ def derive(rows: Sequence[Row], bench: Bench) -> list[Row]:
     tflops_X: counted operations over time. to_floor_X: X over the fastest floor.
     A_over_B: ratios.
     """
-    at = {r.name: r for r in rows}
+    at = {r.name: np.array(r.values) for r in rows if r.values}
     out: list[Row] = []
 
-    def add(name: str, what: str, unit: str, values: Iterable[float],
-            note: str = "") -> None:
-        values = list(values)
-        if values:
-            out.append(Row(name, "derived", what, unit, values, note))
+    def add(name: str, what: str, f: Callable[..., Any], of: str, unit: str = "x"
+            ) -> None:
+        if not all(n in at for n in of.split()):
+            return
+        parts = [at[n] for n in of.split()]
+        least = min(map(len, parts))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found = f(*(p[:least] for p in parts))
+        if len(found := found[np.isfinite(found)]):
+            at[name] = found
+            out.append(Row(name, "derived", what, unit, found.tolist()))
+
+    def fastest(names: Iterable[str]) -> str:
+        there = [n for n in names if n in at]
+        return min(there, key=lambda n: np.median(at[n]), default="none")
 
     steps = loops.EPOCH / bench.batch_size
     flops = loops.operations(bench.network)[1] * bench.batch_size
-    floor = fastest(rows, FLOORS)
-    fits = {name: at.get("mixture_sklearn" if name in COMMON else "mixture_gauss")
-            for name in (*OURS, *COMMON)}
+    floor = fastest(FLOORS)
     for name in (*FLOORS, *OURS, *COMMON):
-        row = at.get(name)
-        if row is None or not row.values:
-            continue
-        fit = fits.get(name)
-        extra = (fit.median or 0.0) / 1e3 if fit is not None else 0.0
-        add(f"epoch_{name}",
-            f"{name}: 50,000 images" + (" and one mixture fit" if extra else ""), "s",
-            [v * steps / 1e3 + extra for v in row.values])
-        add(f"tflops_{name}", f"{name}: operations counted over time", "TFLOP/s",
-            [flops / v / 1e9 for v in row.values])
-        if name not in FLOORS and floor is not None:
-            add(f"to_floor_{name}", f"{name} over {floor.name}", "x", ratio(row, floor))
-    add("to_floor_ours_step", "our step on ready batches over the bare loop", "x",
-        ratio(at.get("ours_step"), at.get("floor")))
-    epochs = {r.name: r for r in out}
-    best = fastest(out, [f"epoch_{name}" for name in OURS])
+        fit = ("none" if name in FLOORS else
+               "mixture_sklearn" if name in COMMON else "mixture_gauss")
+        extra = float(np.median(at.get(fit, 0.0)))  # ms
+        add(f"epoch_{name}", f"{name}: 50,000 images" + " and one mixture fit"
+            * (extra > 0), lambda v, extra=extra: (v * steps + extra) / 1e3, name, "s")
+        add(f"tflops_{name}", f"{name}: operations counted over time",
+            lambda v: flops / v / 1e9, name, "TFLOP/s")
+        if name not in FLOORS:
+            add(f"to_floor_{name}", f"{name} over {floor}", over, f"{name} {floor}")
+    best = fastest(f"epoch_{name}" for name in OURS)
     for name in COMMON:
-        add(f"{name}_over_ours", f"an epoch of {name} over one of ours ({_of(best)})",
-            "x", ratio(epochs.get(f"epoch_{name}"), best))
-    if floor is not None and at.get("matmul") is not None and at["matmul"].values:
-        peak = at["matmul"].median or 1.0
-        add("floor_of_matmul",
-            f"{floor.name}: its TFLOP/s over those of the matrix product", "x",
-            [flops / v / 1e9 / peak for v in floor.values])
-    for kind in ("weak", "strong"):
-        add(f"{kind}_over_pil", f"{kind} views: ours over PIL", "x",
-            ratio(at.get(f"views_{kind}"), at.get(f"pil_{kind}")))
-    add("views_strong_gain",
-        "strong views on a CPU: only the images that a pass changes over all", "x",
-        ratio(at.get("views_strong"), at.get("views_strong_fixed")))
-    for name, other, what in (("neighbours_batch", "fixed",
-                               "neighbours in a batch: all differences over a product"),
-                              ("weight_gradient", "plain",
-                               "a wide layer: without over with the product"),
-                              ("normalise", "plain",
-                               "normalising: pixel by pixel over row by row"),
-                              ("relu_pool", "before",
-                               "ReLU before over after max pooling")):
-        add(f"{name}_gain", what, "x", ratio(at.get(f"{name}_{other}"), at.get(name)))
-    add("masks_gain", "SANM's masks: one sample after another over all at once", "x",
-        ratio(at.get("masks_by_sample"), at.get("masks")))
-    for unit, word in (("", "time"), ("_memory", "memory")):
-        base = at.get("meta_kept_memory" if unit else "meta_shared")
-        ours, theirs = at.get(f"meta_forward{unit}"), at.get(f"meta_double{unit}")
-        add(f"meta_gradient_{word}",
-            f"IEG's meta-gradient, {word}: forward mode over double "
-            "backward", "x", ratio(beyond(ours, base), beyond(theirs, base)))
-        add(f"meta_step_{word}", f"the whole meta step, {word}: the same", "x",
-            ratio(ours, theirs))
-    weak, near, fit = (at.get(n) for n in ("views_weak", "neighbours", "mixture_gauss"))
-    if bench.cuda and best is not None and best.median and weak and near and fit:
+        add(f"{name}_over_ours", f"an epoch of {name} over one of ours "
+            f"({best.removeprefix('epoch_')})", over, f"epoch_{name} {best}")
+    peak = np.median(at.get("matmul", np.nan))
+    add("floor_of_matmul", f"{floor}: its TFLOP/s over those of the matrix product",
+        lambda v: flops / v / 1e9 / peak, floor)
+    for ratio in RATIOS:
+        add(*ratio)
+    if bench.cuda:
         add("share_beside_steps", "weak views, neighbours and mixture, of our epoch",
-            "x",
-            [(1 / w + n + f / 1e3) / (best.median + n)
-             for w, n, f in zip(weak.values, near.values, fit.values, strict=False)])
-    for kind in ("streams", "processes"):
-        one = at.get(f"{kind}_1")
-        for k in (2, 4):
-            row = at.get(f"{kind}_{k}")
-            add(f"{kind}_{k}_gain",
-                f"{k} seeds together over one after another ({kind})", "x",
-                [k * r for r in ratio(one, row)])
-    for kind in ("step", "epoch"):
-        counts = [
-            max(r.values) for r in rows
-            if r.name.startswith(f"waits_{kind}_") and r.values
-        ]
-        add(f"waits_{kind}",
-            f"the most waits {'a' if kind == 'step' else 'an'} {kind} of any "
-            "method", "waits", [max(counts)] if counts else [])
+            lambda w, n, fit, epoch: (1 / w + n + fit / 1e3) / (epoch + n),
+            f"views_weak neighbours mixture_gauss {best}")
+    for a, kind in (("a", "step"), ("an", "epoch")):
+        if counts := [max(at[n]) for n in at if n.startswith(f"waits_{kind}_")]:
+            out.append(Row(f"waits_{kind}", "derived", f"the most waits {a} {kind} of "
+                           "any method", "waits", [float(max(counts))]))
     return out
-
-
-def beyond(row: Row | None, base: Row | None) -> Row | None:
-    """The row less another one, round by round."""
-    if row is None or base is None:
-        return None
-    return dataclasses.replace(row, values=[
-        a - b for a, b in zip(row.values, base.values, strict=False)])
-
-
-def fastest(rows: Iterable[Row], names: Iterable[str]) -> Row | None:
-    """The row of least median among `names`."""
-    names = set(names)
-    there = [r for r in rows if r.name in names and r.values]
-    return min(there, key=lambda r: r.median or 0.0, default=None)
-
-
-def _of(row: Row | None) -> str:
-    return row.name.removeprefix("epoch_") if row is not None else ""
 
 
 # -------------------------------------------------------------------------------- goals
@@ -151,8 +131,8 @@ class Goal:
     Args:
         what: in words; row: the names of the rows that it is read from (the best of
             them counts).
-        sense: "<=" or ">="; must, aim: the bound, and the one that is aimed at.
-        where: "gpu", "cpu" or "any": where the number means what the goal says.
+        sense: "<=" or ">="; must: the bound.
+        where: "cuda", "cpu" or "any": where the number means what the goal says.
         only: settings of the benchmark for which it was set.
     """
 
@@ -160,117 +140,109 @@ class Goal:
     row: tuple[str, ...]
     sense: str
     must: float
-    aim: float | None = None
-    where: str = "gpu"
-    only: Mapping[str, Any] | None = None
+    where: str = "cuda"
+    only: Mapping[str, Any] = field(default_factory=dict)
 
     def verdict(self, rows: Sequence[Row], bench: Bench) -> dict[str, Any]:
         """The goal with the number measured, if it was, and "met", "missed" or "not
         measured here"."""
-        there = [
-            statistics.median(r.values) for r in rows if r.name in self.row and r.values
-        ]
-        fits = self.where in ("any", "gpu" if bench.cuda else "cpu") and all(
-            getattr(bench, k) == v for k, v in (self.only or {}).items())
+        there = [r.median or 0.0 for r in rows if r.name in self.row and r.values]
+        fits = self.where in ("any", bench.device.type) and all(
+            getattr(bench, k) == v for k, v in self.only.items())
         value = None
         if there and fits:
-            value = min(there) if self.sense == "<=" else max(there)
-        return {
-            "goal": self.what, "sense": self.sense, "must": self.must, "aim": self.aim,
-            "value": value if value is None else float(f"{value:.6g}"),
-            "verdict": judge(value, self.sense, self.must),
-            "aim_met": None if value is None or self.aim is None else judge(
-                value, self.sense, self.aim) == "met"
-        }
+            value = rounded((min if self.sense == "<=" else max)(there))
+        return said(self.what, self.sense, self.must, value,
+                    value is not None and SENSES[self.sense](value, self.must))
 
 
-def judge(value: float | None, sense: str, bound: float) -> str:
-    """ "met", "missed", or "not measured here" for None."""
-    if sense not in ("<=", ">="):
-        raise ValueError(f"unknown sense {sense!r}; allowed: <=, >=.")
-    if value is None:
-        return "not measured here"
-    return "met" if (value <= bound if sense == "<=" else value >= bound) else "missed"
+SENSES = {"<=": operator.le, ">=": operator.ge}
+
+
+def said(what: str, sense: str, must: float | None, value: float | None, met: bool
+         ) -> dict[str, Any]:
+    """A goal as it is recorded."""
+    return {"goal": what, "sense": sense, "must": must, "value": value,
+            "verdict": "not measured here" if value is None else
+            "met" if met else "missed"}
 
 
 PREACT18 = {"network": "preact18", "batch_size": 128}
-GOALS = (Goal("our loop over the floor", tuple(f"to_floor_{n}" for n in OURS), "<=",
-              1.25, 1.10),
-         Goal("our step over the bare loop on a CPU", ("to_floor_ours_step",), "<=",
-              1.05, where="cpu"),
-         Goal("views, mixture and neighbours, share of an epoch",
-              ("share_beside_steps",), "<=", 0.10, 0.05),
-         Goal("an epoch of the common style over ours", ("reference_over_ours",), ">=",
-              2.0, 2.7),
-         Goal("the same, structure alone (both in bfloat16)",
-              ("reference_fast_over_ours",), ">=", 1.3),
-         Goal("strong views, ours over PIL in 16 processes", ("strong_over_pil",), ">=",
-              10, 20),
-         Goal("SANM's masks, a loop over the samples over ours", ("masks_gain",), ">=",
-              8, where="any"),
-         Goal("meta-gradient, time over double backward", ("meta_gradient_time",), "<=",
-              0.65, 0.5, where="any"),
-         Goal("meta-gradient, peak memory over double backward",
-              ("meta_gradient_memory",), "<=", 0.5, 0.4, where="any"),
-         Goal("PreAct ResNet-18, batch 128: seconds an epoch",
-              tuple(f"epoch_{n}" for n in OURS), "<=", 0.95, 0.70, only=PREACT18),
-         Goal("four seeds together over four in a row",
-              ("streams_4_gain", "processes_4_gain"), ">=", 1.15, 1.3, only=PREACT18),
-         Goal("waits for the device a step", ("waits_step",), "<=", 0, 0, where="any"),
-         Goal("waits for the device an epoch", ("waits_epoch",), "<=", 3, 1,
-              where="any"),
-         )
+GOALS = [
+    Goal("our loop over the floor", tuple(f"to_floor_{n}" for n in OURS), "<=", 1.25),
+    Goal("our step over the bare loop on a CPU", ("to_floor_ours_step",), "<=", 1.05,
+         "cpu"),
+    Goal("views, mixture and neighbours, share of an epoch", ("share_beside_steps",),
+         "<=", 0.10),
+    Goal("an epoch of the common style over ours", ("reference_over_ours",), ">=", 2),
+    Goal("the same, structure alone (both in bfloat16)", ("reference_fast_over_ours",),
+         ">=", 1.3),
+    Goal("strong views, ours over PIL in 16 processes", ("strong_over_pil",), ">=", 10),
+    Goal("SANM's masks, a loop over the samples over ours", ("masks_gain",), ">=", 8,
+         "any"),
+    Goal("meta-gradient, time over double backward", ("meta_gradient_time",), "<=",
+         0.65, "any"),
+    Goal("meta-gradient, peak memory over double backward", ("meta_gradient_memory",),
+         "<=", 0.5, "any"),
+    Goal("PreAct ResNet-18, batch 128: seconds an epoch",
+         tuple(f"epoch_{n}" for n in OURS), "<=", 0.95, only=PREACT18),
+    Goal("four seeds together over four in a row", ("processes_4_gain",), ">=", 1.15,
+         only=PREACT18),
+    Goal("waits for the device a step", ("waits_step",), "<=", 0, "any"),
+    Goal("waits for the device an epoch", ("waits_epoch",), "<=", 3, "any")]
 
 
 def goals() -> list[Goal]:
     """All goals, those of the parts that are timed alone among them."""
-    parts = [Goal(f"{k.what}, {k.unit}", (k.name,), *k.must) for k in KERNELS if k.must]
-    return [*GOALS, *parts]
+    return GOALS + [Goal(f"{k.what}, {k.unit}", (k.name,), *k.must)
+                    for k in KERNELS if k.must]
 
 
-# ----------------------------------------------------------------------- file and table
+# ----------------------------------------------------------------------------- the file
+
+PACKAGES = ("torch", "torchvision", "triton", "numpy", "scikit-learn", "pillow")
+
+
+def environment(bench: Bench) -> dict[str, Any]:
+    """What a reader must know to judge the numbers."""
+    here = {d.name: d.version for p in PACKAGES for d in distributions(name=p)}
+    facts: dict[str, Any] = {
+        "hardware": engine.hardware(bench.device), "device": bench.device.type,
+        "instructions": engine.instructions(), "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version(), **here},
+        "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(),
+        "commit": lab.commit(), "date": runs.now(), "clock": bench.clock,
+        **{k: getattr(bench, k) for k in ("network", "batch_size", "precision", "steps",
+                                          "warm_up", "rounds")}}
+    # programs that wanted the CPU at the start
+    if hasattr(os, "getloadavg") and (load := os.getloadavg()[0]) > 1:
+        facts |= {"load": round(load, 2), "remark": "other programs were running: "
+                  "trust the ratios more than the times"}
+    return facts
 
 
 def content(bench: Bench, environment: Mapping[str, Any]) -> dict[str, Any]:
     """All that is written: facts, rows, what follows from them, goals."""
     derived = derive(bench.rows, bench)
     judged = [g.verdict([*bench.rows, *derived], bench) for g in goals()]
-    return {
-        "format": FORMAT, "environment": dict(environment),
-        "rows": [r.record()
-                 for r in bench.rows], "derived": [r.record() for r in derived],
-        "goals": [*judged, parity_goal(bench.rows)]
-    }
-
-
-def parity_goal(rows: Sequence[Row]) -> dict[str, Any]:
-    """The goal that both loops learn equally well; its bound is in the row's note."""
-    row = next((r for r in rows if r.name == "parity" and r.values), None)
-    held = row is not None and row.note.startswith("within")
-    return {
-        "goal": "our loop learns as well as the common style", "sense": "within",
-        "must": None, "aim": None,
-        "value": None if row is None else float(f"{row.values[0]:.6g}"),
-        "verdict": "not measured here" if row is None else "met" if held else "missed",
-        "aim_met": None
-    }
-
-
-def slug(hardware: str) -> str:
-    """The hardware as a file name: "NVIDIA H200" -> "nvidia-h200"."""
-    plain = re.sub(r"\((r|tm|c)\)|\bcpu\b|@.*?(?=,|$)", " ", hardware.lower())
-    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-") or "unknown"
-
-
-def folder() -> Path:
-    """Where whole results lie: small text, committed."""
-    return paths.home() / "data" / "bench"
+    # the bound of parity is in the row's note
+    parity = next((r for r in bench.rows if r.name == "parity"), None)
+    judged.append(said("our loop learns as well as the common style", "within", None,
+                       rounded(parity.median) if parity else None,
+                       parity is not None and parity.note.startswith("within")))
+    return {"format": FORMAT, "environment": dict(environment),
+            "rows": [r.record() for r in bench.rows],
+            "derived": [r.record() for r in derived], "goals": judged}
 
 
 def default_file(hardware: str, whole: bool) -> Path:
-    """A whole result is kept with the project; a quick or partial one is not."""
-    where = folder() if whole else paths.cache_dir() / "bench"
-    return where / f"{slug(hardware)}.json"
+    """A whole result is kept with the project, by the hardware's name ("NVIDIA H200" ->
+    "nvidia-h200.json"); a quick or partial one is not."""
+    plain = re.sub(r"\((r|tm|c)\)|\bcpu\b|@.*?(?=,|$)", " ", hardware.lower())
+    name = re.sub(r"[^a-z0-9]+", "-", plain).strip("-") or "unknown"
+    where = paths.home() / "data" if whole else paths.cache_dir()
+    return where / "bench" / f"{name}.json"
 
 
 def check_target(file: Path) -> None:
@@ -284,54 +256,48 @@ def check_target(file: Path) -> None:
         raise ValueError(
             f"{file} cannot be written: {above} is no folder that may be written to; "
             "name another file by --out.")
-    if not os.path.lexists(file):
-        return
     try:
-        there = json.loads(file.read_text(encoding="utf-8"))
-        ours = isinstance(there, dict) and {"environment", "rows", "goals"
-                                            } <= set(there)
-    except (OSError, ValueError, RecursionError):
-        ours = False
-    if not ours:
+        if os.path.lexists(file):
+            read(file)
+    except (OSError, ValueError):
         raise ValueError(
             f"{file} is there and is no result of `noisylabels bench`; name another "
-            "file by --out.")
+            "file by --out.") from None
 
 
 def write(file: Path, found: Mapping[str, Any]) -> None:
     """Write the result in one step: a reader sees the old file or the new one,
     whole."""
     text = json.dumps(found, indent=1, allow_nan=False) + "\n"
-    temporary = file.with_name(f".{file.name}-{uuid.uuid4().hex[:6]}.tmp")
+    temporary = file.with_name(f".{file.name}-{os.getpid()}.tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "x", encoding="utf-8") as f:
-            f.write(text)
-            f.flush()
-            os.fsync(f.fileno())
+        temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, file)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise OSError(
-            error.errno,
-            f"could not write {file.name}: {error.strerror}; free the disk "
-            "or name another file by --out") from error
+        raise OSError(error.errno, f"could not write {file.name}: {error.strerror}; "
+                      "free the disk or name another file by --out") from error
 
 
-def load(root: Path | None = None) -> list[dict[str, Any]]:
+def read(file: Path) -> dict[str, Any]:
+    """A result. Raises ValueError for a file that is none, or damaged."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        found["environment"], found["rows"], found["goals"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"the result {file.name} is damaged ({error}); delete it and run "
+            "`noisylabels bench` again.") from error
+    return found
+
+
+def load() -> list[dict[str, Any]]:
     """The recorded results, the newest first. Raises ValueError for a file that is
     damaged."""
-    found = []
-    for file in sorted((folder() if root is None else root).glob("*.json")):
-        try:
-            one = json.loads(file.read_text(encoding="utf-8"))
-            one["environment"]["date"], one["rows"], one["derived"], one["goals"]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ValueError(
-                f"the result {file.name} is damaged ({error}); delete it and run "
-                "`noisylabels bench` again.") from error
-        found.append(one)
-    return sorted(found, key=lambda one: one["environment"]["date"], reverse=True)
+    files = sorted((paths.home() / "data" / "bench").glob("*.json"))
+    return sorted(map(read, files), key=lambda one: one["environment"]["date"],
+                  reverse=True)
 
 
 def number(value: float | None) -> str:
@@ -343,39 +309,3 @@ def number(value: float | None) -> str:
         return f"{value:,.0f}"
     before = math.floor(math.log10(abs(value)))
     return f"{value:,.{max(0, 2 - before)}f}" if -6 < before < 6 else f"{value:.2e}"
-
-
-def lines(found: Mapping[str, Any]) -> list[str]:
-    """The table as text: a line a row, then what follows from them, then the goals."""
-    facts = found["environment"]
-    out = [
-        f"{facts['hardware']}, torch {facts['versions'].get('torch')}, {facts['network']}, "
-        f"batch {facts['batch_size']}, {facts['precision']}, {facts['clock']}",
-        f"instructions: {facts.get('instructions', 'not recorded')}"
-    ]
-    table = []
-    for r in (*found["rows"], *found["derived"]):
-        spread = "" if r["rounds"] < 2 else f"{number(r['min'])} to {number(r['max'])}"
-        table.append((r["row"], number(r["median"]), r["unit"] if r["rounds"] else "",
-                      spread, r["note"]))
-    out += _aligned(("row", "median", "", "range", "note"), table)
-    out += [
-        "", *_aligned(("goal", "must", "here", "", ""),
-                      [(g["goal"], f"{g['sense']} {number(g['must'])}" if g["must"]
-                        is not None else g["sense"], number(g["value"]), g["verdict"] +
-                        (", aim too" if g["aim_met"] else ""), "")
-                       for g in found["goals"]])
-    ]
-    return out
-
-
-def _aligned(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Columns side by side, the second, which holds numbers, to the right."""
-    widths = [max(len(r[i]) for r in (header, *rows)) for i in range(len(header))]
-    rule = tuple("-" * w for w in widths)
-    return [
-        "  ".join(
-            cell.rjust(w) if i == 1 else cell.ljust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))).rstrip()
-        for row in (header, rule, *rows)
-    ]

@@ -1,10 +1,10 @@
-"""How things are timed: alternating rounds, medians, and a clock that waits only at its
-two ends.
+"""How things are timed: rounds that take turns, read by `torch.utils.benchmark`.
 
 The entries of a group take turns, A B C A B C ..., so that whatever drifts (clock
 rates, other programs) meets all of them alike, and a ratio is the median of the ratios
-within a round. On a GPU the clock is a pair of events; on one CPU thread it is the
-process's own CPU time, which other programs do not lengthen; else wall time.
+within a round. The clock is the wall's, on a GPU once it has done all that was
+launched; on one CPU thread it is the process's own CPU time, which other programs do
+not lengthen.
 """
 
 from __future__ import annotations
@@ -13,18 +13,20 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.utils import benchmark
 
 NEEDS_GPU = "needs a GPU"
 NOT_RUN = "not run: the time was up"
+PER_CALL = {"s": 1.0, "ms": 1e3}  # the units of a time; the others are rates
 
-
-class Unavailable(RuntimeError):
-    """Something a row needs is not here; the text is the row's note."""
+Round = Callable[[], float]
+Call = tuple[Callable[[], object], float]
+"""Something short, and how much of a rate's unit it makes (1 where only timed)."""
 
 
 @dataclass
@@ -50,14 +52,11 @@ class Row:
 
     def record(self) -> dict[str, Any]:
         """The row as plain values; None stands where nothing was measured."""
-        least, most = (min(self.values), max(self.values)) if self.values else (None,
-                                                                                None)
-        return {
-            "row": self.name, "group": self.group, "what": self.what, "unit": self.unit,
-            "median": rounded(self.median), "min": rounded(least), "max": rounded(most),
-            "rounds": len(self.values), "values": [rounded(v) for v in self.values],
-            "note": self.note
-        }
+        v: list[Any] = sorted(self.values) or [None]
+        return {"row": self.name, "group": self.group, "what": self.what,
+                "unit": self.unit, "median": rounded(self.median), "min": rounded(v[0]),
+                "max": rounded(v[-1]), "rounds": len(self.values),
+                "values": [rounded(x) for x in self.values], "note": self.note}
 
 
 def rounded(value: float | None) -> float | None:
@@ -69,18 +68,21 @@ def rounded(value: float | None) -> float | None:
 
 @dataclass(frozen=True)
 class Entry:
-    """What can be measured: `build(bench)` prepares and warms up, and returns one
-    round.
+    """What can be measured.
 
-    A round is a function without arguments that returns one number in `unit`; if it has
-    an attribute `close`, that is called at the end. `gpu`: it cannot be done on a CPU.
+    Args:
+        build: prepares it; returns a round, a function that gives a number in `unit`,
+            or a `Call` to be timed.
+        gpu: it cannot be done on a CPU.
+        must: (comparison, bound) that has to hold on a GPU of the H200 class.
     """
 
     name: str
     what: str
     unit: str
-    build: Callable[[Bench], Callable[[], float]]
+    build: Callable[[Bench], Round | Call]
     gpu: bool = False
+    must: tuple[str, float] | None = None
 
 
 @dataclass
@@ -95,6 +97,8 @@ class Bench:
         until: `time.monotonic()` after which no further round begins.
         only: names of rows or groups; empty means all.
         say: receives one line of progress now and then.
+        data: which images the loops were fed.
+        opened: what is closed when a group is done.
     """
 
     device: torch.device
@@ -109,7 +113,8 @@ class Bench:
     only: tuple[str, ...] = ()
     say: Callable[[str], None] = print
     rows: list[Row] = field(default_factory=list)
-    shared: dict[str, Any] = field(default_factory=dict)
+    data: str = "none"
+    opened: ExitStack = field(default_factory=ExitStack)
 
     @property
     def cuda(self) -> bool:
@@ -126,72 +131,47 @@ class Bench:
         """`number`, made smaller by `size`."""
         return max(least, round(number * self.size))
 
-    # ------------------------------------------------------------------------ the clock
+    def normal(self, *shape: int) -> torch.Tensor:
+        """Random numbers on the device, the same each time."""
+        draws = torch.Generator(self.device).manual_seed(0)
+        return torch.randn(shape, device=self.device, generator=draws)
+
+    @property
+    def now(self) -> Callable[[], float]:
+        """The clock, in seconds; `benchmark.timer` waits for the GPU."""
+        alone = not self.cuda and torch.get_num_threads() == 1
+        return time.process_time if alone else benchmark.timer
 
     @property
     def clock(self) -> str:
-        """The clock in words."""
-        if self.cuda:
-            return "CUDA events"
-        return "CPU time of the process" if torch.get_num_threads(
-        ) == 1 else "wall time"
+        return ("CPU time of the process" if self.now is time.process_time
+                else "wall time")
 
-    def seconds(self, work: Callable[[], Any]) -> float:
-        """How long `work()` takes; on a GPU until all it has launched is done."""
-        if self.cuda:
-            begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            torch.cuda.synchronize(self.device)
-            begun.record()
-            work()
-            ended.record()
-            ended.synchronize()
-            return begun.elapsed_time(ended) / 1e3
-        now = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-        started = now()
-        work()
-        return now() - started
+    def timed(self, unit: str, call: Callable[[], object], amount: float) -> Round:
+        """Rounds of a short call, by the median over blocks of them."""
+        timer = benchmark.Timer("call()", globals={"call": call}, timer=self.now,
+                                num_threads=torch.get_num_threads())
+        call()
 
-    def repeated(self, work: Callable[[], Any],
-                 least: float = 0.2) -> Callable[[], float]:
-        """A round of a short job: seconds a call, over so many calls that they take
-        `least` s."""
-        work()
-        once = max(1e-7, min(self.seconds(work) for _ in range(2)))
-        count = max(1, min(1000, math.ceil(least * (self.size or 1.0) / once)))
+        def run() -> float:
+            seconds = timer.blocked_autorange(min_run_time=0.2 * self.size).median
+            return seconds * PER_CALL[unit] if unit in PER_CALL else amount / seconds
 
-        def all_calls() -> None:
-            for _ in range(count):
-                work()
+        return run
 
-        return lambda: self.seconds(all_calls) / count
+    def a_step(self, train: Callable[[int], object], first: int = 0) -> Round:
+        """Rounds of what trains so many steps: milliseconds each, after `first` untimed
+        ones. On a GPU the warm-up is five at least: a graph is captured in the fourth
+        step."""
+        train(max(self.warm_up, 5 if self.cuda else 1))
 
+        def run() -> float:
+            train(first)
+            begun = self.now()
+            train(self.steps)
+            return 1e3 * (self.now() - begun) / self.steps
 
-def alternate(rounds: dict[str, Callable[[], float]], count: int,
-              take: Callable[[str, float], Any],
-              late: Callable[[], bool] = lambda: False,
-              failed: Callable[[str, Exception], Any] | None = None) -> int:
-    """Call A B C A B C ... `count` times over; returns how many rounds were done in
-    full.
-
-    `take(name, value)` gets each number. A round is not begun when `late()`; an entry
-    that raises is reported to `failed` and left out from then on (without `failed` its
-    error goes through).
-    """
-    alive = dict(rounds)
-    for done in range(count):
-        if late():
-            return done
-        for name in list(alive):
-            try:
-                value = alive[name]()
-            except Exception as error:
-                if failed is None:
-                    raise
-                failed(name, error)
-                del alive[name]
-            else:
-                take(name, value)
-    return count
+        return run
 
 
 def measure(bench: Bench, group: str, entries: Sequence[Entry]) -> list[Row]:
@@ -200,66 +180,44 @@ def measure(bench: Bench, group: str, entries: Sequence[Entry]) -> list[Row]:
 
     What fails, or needs what is not here, keeps its row with a note; the others go on.
     """
-    rows: dict[str, Row] = {}
-    built: dict[str, Callable[[], float]] = {}
     wanted = [e for e in entries if bench.wants(e.name, group)]
-    for e in wanted:
-        rows[e.name] = Row(e.name, group, e.what, e.unit)
-        bench.rows.append(rows[e.name])
-    here = [e for e in wanted if bench.cuda or not e.gpu]
-    for e in wanted:
-        if e not in here:
-            rows[e.name].note = NEEDS_GPU
-    try:
-        for e in here:
+    rows = [Row(e.name, group, e.what, e.unit) for e in wanted]
+    bench.rows += rows
+    runs: list[tuple[Row, Round]] = []
+    with bench.opened:
+        for row, e in zip(rows, wanted, strict=True):
+            if e.gpu and not bench.cuda:
+                row.note = NEEDS_GPU
+            elif bench.late:
+                row.note = NOT_RUN
+            else:
+                bench.say(f"{group}: preparing {e.name}")
+                with noted(row):
+                    made = e.build(bench)
+                    runs.append((row, made if callable(made) else
+                                 bench.timed(e.unit, *made)))
+        for done in range(bench.rounds):
             if bench.late:
-                rows[e.name].note = NOT_RUN
-                continue
-            bench.say(f"{group}: preparing {e.name}")
-            with noted(rows[e.name]):
-                built[e.name] = e.build(bench)
-        if built:
-            bench.say(f"{group}: {bench.rounds} rounds of {', '.join(built)}")
-        done = alternate(built, bench.rounds,
-                         lambda name, v: rows[name].values.append(v),
-                         lambda: bench.late,
-                         lambda name, error: note(rows[name], error))
-        if done < bench.rounds:
-            for name in built:
-                rows[name].note = (f"{done} of {bench.rounds} rounds: the time was up"
-                                   if done else NOT_RUN)
-    finally:
-        for run in built.values():
-            getattr(run, "close", lambda: None)()
-        built.clear()
-        if bench.cuda:
-            torch.cuda.empty_cache()
-    return list(rows.values())
+                for row, _ in runs:
+                    row.note = (f"{done} of {bench.rounds} rounds: the time was up"
+                                if done else NOT_RUN)
+                break
+            for row, run in runs:
+                with noted(row):
+                    row.values.append(run())
+            runs = [(row, run) for row, run in runs if not row.note]
+    return rows
 
 
 @contextmanager
-def noted(row: Row) -> Iterator[None]:
-    """Turn an error into the row's note."""
+def noted(*rows: Row) -> Iterator[None]:
+    """Turn an error into the rows' note, without any path of this machine."""
     try:
         yield
     except Exception as error:
-        note(row, error)
-
-
-def note(row: Row, error: Exception) -> None:
-    """Why the row has no (further) values, without any path of this machine."""
-    if isinstance(error, Unavailable):
-        row.note = str(error)
-        return
-    text = (str(error).strip().splitlines() or [""])[0]
-    words = [
-        "..." if w.startswith(("/", "'/", '"/', "(/")) else w for w in text.split()
-    ]
-    row.note = f"failed: {type(error).__name__}: {' '.join(words)}"[:200]
-
-
-def ratio(a: Row | None, b: Row | None) -> list[float]:
-    """a / b round by round; empty when one of them was not measured."""
-    if a is None or b is None:
-        return []
-    return [x / y for x, y in zip(a.values, b.values, strict=False) if y]
+        words = (str(error).strip().splitlines() or [""])[0].split()
+        text = " ".join("..." if w.lstrip("'\"(").startswith("/") else w for w in words)
+        for row in rows:
+            row.note = f"failed: {type(error).__name__}: {text}"[:200]
+            if isinstance(error, ImportError):
+                row.note = f"needs {error.name}, which is not here"

@@ -2,9 +2,9 @@
 
 On a GPU PyTorch's own warning is counted (`torch.cuda.set_sync_debug_mode`), and every
 `torch.cuda.synchronize`. A CPU never waits, so there the operations are counted that
-would make a GPU wait: those that FakeTensorMode refuses because it would have to know a
-value (`.item()`, `nonzero`, indexing by a mask, ...), and `.cpu()`, `.numpy()`,
-`.tolist()`. What looks at indices on a CPU alone takes the way that it takes on a GPU.
+would make a GPU wait: those that PyTorch tags as depending on a value (`.item()`,
+`nonzero`, indexing by a mask, ...), and `.cpu()`, `.numpy()`, `.tolist()`. What looks
+at indices on a CPU alone takes the way that it takes on a GPU.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ from .timing import NOT_RUN, Bench, Row, noted
 
 COPIES = (Tensor.cpu, Tensor.numpy, Tensor.tolist)
 SYNC = "called a synchronizing CUDA operation"
-TAGS = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
+TAGS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 # wait only for a mask as index
 BY_MASK = ("index", "index_put", "index_put_", "_unsafe_index")
 
@@ -54,77 +55,15 @@ class Count:
     where: Counter[str] = field(default_factory=Counter)
 
     def add(self, what: str) -> None:
+        """One more, at the innermost line of the library outside this room."""
         if self.deaf:
             return
-        if self.depth:
-            self.in_steps += 1
-        else:
-            self.elsewhere += 1
-        self.where[f"{what} at {_place()}"] += 1
-
-
-def _place() -> str:
-    """The innermost line of the library outside this file."""
-    for frame in reversed(traceback.extract_stack()):
-        path = Path(frame.filename)
-        if "noisylabels" in path.parts and path.parent.name != "bench":
-            return f"{path.name}:{frame.lineno}"
-    return "?"
-
-
-class _Operations(TorchDispatchMode):
-    """Counts the operations whose result a host would have to know."""
-
-    def __init__(self, count: Count) -> None:
-        super().__init__()
-        self.count = count
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (),
-                           kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        if name in BY_MASK:
-            reads = any(isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8)
-                        for i in args[1])
-        else:
-            reads = any(tag in func.tags for tag in TAGS)
-        if reads:
-            self.count.add(name)
-        return func(*args, **(kwargs or {}))
-
-
-class _Functions(TorchFunctionMode):
-    """Counts the copies to the host, which dispatch does not see on a CPU.
-
-    And keeps out what is read on a CPU alone: `one_hot` checks its labels there, a GPU
-    does not.
-    """
-
-    def __init__(self, count: Count) -> None:
-        super().__init__()
-        self.count = count
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (),
-                           kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in COPIES:
-            self.count.add(func.__name__)
-        checks = func is one_hot and (len(args) > 1 or "num_classes" in kwargs)
-        self.count.deaf += checks
-        try:
-            return func(*args, **kwargs)
-        finally:
-            self.count.deaf -= checks
-
-
-@contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """`owner.name` is `value` for a while."""
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
+        self.in_steps += self.depth > 0
+        self.elsewhere += self.depth == 0
+        frames = [f"{path.name}:{f.lineno}" for f in traceback.extract_stack()
+                  if "noisylabels" in (path := Path(f.filename)).parts
+                  and path.parent.name != "bench"]
+        self.where[f"{what} at {(frames or '?')[-1]}"] += 1
 
 
 @contextmanager
@@ -133,52 +72,73 @@ def counted(device: torch.device) -> Iterator[Count]:
     count = Count()
     batches = engine.Task.batches
 
-    def marked(self: engine.Task, *args: Any,
-               **options: Any) -> Iterator[tuple[Tensor, ...]]:
+    def marked(*args: Any, **options: Any) -> Iterator[tuple[Tensor, ...]]:
         count.depth += 1
         try:
-            for batch in batches(self, *args, **options):
+            for batch in batches(*args, **options):
                 count.steps += 1
                 yield batch
         finally:
             count.depth -= 1
 
-    with replaced(engine.Task, "batches", marked), (
-            _on_gpu(count) if device.type == "cuda" else _on_cpu(count)):
+    within = _on_gpu if device.type == "cuda" else _on_cpu
+    with patch.object(engine.Task, "batches", marked), within(count):
         yield count
 
 
 @contextmanager
 def _on_cpu(count: Count) -> Iterator[None]:
-    with _Functions(count), _Operations(count), replaced(pixels, "may_look",
-                                                         lambda x: False):
+    class Operations(TorchDispatchMode):
+        """Those whose result a host would have to know."""
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (),
+                               kwargs: Any = None) -> Any:
+            name = func.overloadpacket.__name__
+            if any(isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8)
+                   for i in args[1]) if name in BY_MASK else TAGS & set(func.tags):
+                count.add(name)
+            return func(*args, **(kwargs or {}))
+
+    class Functions(TorchFunctionMode):
+        """Copies to the host, which dispatch does not see on a CPU; without the check
+        of its labels that `one_hot` makes on a CPU alone."""
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (),
+                               kwargs: Any = None) -> Any:
+            kwargs = kwargs or {}
+            if func in COPIES:
+                count.add(func.__name__)
+            checks = func is one_hot and (len(args) > 1 or "num_classes" in kwargs)
+            count.deaf += checks
+            try:
+                return func(*args, **kwargs)
+            finally:
+                count.deaf -= checks
+
+    with Functions(), Operations(), patch.object(pixels, "may_look", lambda x: False):
         yield
 
 
 @contextmanager
 def _on_gpu(count: Count) -> Iterator[None]:
-    usual, synchronize = warnings.showwarning, torch.cuda.synchronize
+    synchronize = torch.cuda.synchronize
 
-    def heard(message: Any, category: Any, filename: str, lineno: int, *rest:
-              Any) -> None:
+    def heard(message: Any, *rest: Any) -> None:
         if SYNC in str(message):
             count.add("wait")
-        else:
-            usual(message, category, filename, lineno, *rest)
 
     def waiting(*args: Any) -> None:
         count.add("synchronize")
         synchronize(*args)
 
-    with warnings.catch_warnings():
+    with (warnings.catch_warnings(), patch.object(warnings, "showwarning", heard),
+          patch.object(torch.cuda, "synchronize", waiting)):
         warnings.simplefilter("always")
-        with replaced(warnings, "showwarning", heard), replaced(
-                torch.cuda, "synchronize", waiting):
-            torch.cuda.set_sync_debug_mode("warn")
-            try:
-                yield
-            finally:
-                torch.cuda.set_sync_debug_mode("default")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
 
 class _Enough(Exception):
@@ -209,47 +169,40 @@ def of_method(method: str, device: torch.device, epochs: int = 8,
         options.setdefault("trusted_per_class", 5)
     s = lab.setting(method, rate=0.4, max_samples=400, **options)
     task, truth = lab.prepare(s, engine.Execution(str(device)))
-    marks: list[tuple[int, int, int]] = []
+    marks = [(0, 0, 0)]
 
-    with counted(device) as count:
+    with counted(device) as count, suppress(_Enough):
         def each(epoch: int, log: Recorder) -> None:
             marks.append((count.in_steps, count.elsewhere, count.steps))
-            if len(marks) >= epochs:
+            if len(marks) > epochs:
                 raise _Enough
 
-        try:
-            module.train(task, lab.settings_of(s), Recorder(task, truth, watch=each))
-        except _Enough:
-            pass
+        module.train(task, lab.settings_of(s), Recorder(task, truth, watch=each))
     parts = [[b - a for a, b in zip(one, two, strict=True)]
-             for one, two in zip([(0, 0, 0), *marks], marks, strict=False)]
+             for one, two in zip(marks, marks[1:], strict=False)]
     parts = parts[1:] or parts
     return Waits(max(p[0] / max(1, p[2]) for p in parts), max(p[1] for p in parts),
-                 len(marks), count.where)
+                 len(marks) - 1, count.where)
 
 
 def measure(bench: Bench) -> None:
     """Two rows a method: waits a step, and waits an epoch outside the steps."""
     for method in methods.NAMES:
-        names = [f"waits_{kind}_{method}" for kind in ("step", "epoch")]
-        if not any(bench.wants(name, "waits") for name in names):
+        step, epoch = rows = [Row(f"waits_{kind}_{method}", "waits", what, unit)
+                              for kind, what, unit in (
+            ("step", f"{method}: waits for the device a step", "a step"),
+            ("epoch", f"{method}: waits an epoch, outside its steps", "an epoch"))]
+        if not any(bench.wants(row.name, "waits") for row in rows):
             continue
-        step, epoch = rows = [
-            Row(names[0], "waits", f"{method}: waits for the device a step", "a step"),
-            Row(names[1], "waits", f"{method}: waits an epoch, outside its steps",
-                "an epoch")
-        ]
         bench.rows += rows
         if bench.late:
             step.note = epoch.note = NOT_RUN
             continue
         bench.say(f"waits: counting {method}")
-        with noted(step):
+        with noted(*rows):
             found = of_method(method, bench.device, bench.scaled(8, least=2))
             step.values.append(found.step)
             epoch.values.append(found.epoch)
             step.note = f"worst of {found.epochs} epochs on the digits"
             epoch.note = ", ".join(f"{n} x {what}"
                                    for what, n in found.where.most_common(3))
-        if not step.values:
-            epoch.note = step.note

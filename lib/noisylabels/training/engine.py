@@ -355,12 +355,12 @@ def step(optimiser: torch.optim.Optimizer, task: Task, *, clip: float | None = N
             optimiser.step()
             return loss.detach()
 
-        return _Graphed(one_step, task) if task.execution.graph else one_step
+        return Graphed(one_step, task) if task.execution.graph else one_step
 
     return decorate
 
 
-class _Graphed:
+class Graphed:
     """A step captured as one CUDA graph, for the shape it meets first.
 
     The first three calls are real steps on a side stream (they warm the allocator and
