@@ -59,7 +59,7 @@ app = common.app()
              epilog="example:\n  noisylabels doctor --download cifar10")
 def main(
     download: Annotated[list[str] | None, typer.Option(
-        metavar="NAME", help="first fetch cifar10 or cifar100 with torchvision")] = None,
+        metavar="NAME", help="first fetch cifar10 or cifar100 by torchvision")] = None,
     tidy: Annotated[bool, typer.Option(
         "--tidy", help="delete what kills left behind and no run needs")] = False,
     quick: Annotated[bool, typer.Option(
@@ -112,8 +112,8 @@ def versions(report: Report) -> None:
             if name in OPTIONAL:
                 report.say("packages", f"{name}: not installed, so {OPTIONAL[name]}")
             else:
-                report.wrong("packages", f"{name} is not installed; `make setup`, or `pip "
-                             f"install '{name}{declared.get(name, '')}'`.")
+                report.wrong("packages", f"{name} is not installed; `make setup`, or "
+                             f"`pip install '{name}{declared.get(name, '')}'`.")
             continue
         note = _outside(found, declared.get(name, ""))
         if name == "torchvision" and importlib.util.find_spec("torch") is not None:
@@ -150,9 +150,8 @@ def _torchvision_state() -> str:
     try:
         torchvision_guard.import_torchvision()
     except Exception as error:
-        return (
-            f", but its import fails ({type(error).__name__}), so CIFAR cannot be downloaded; "
-            "install the one that goes with this torch")
+        return (f", but its import fails ({type(error).__name__}), so CIFAR cannot be "
+                "downloaded; install the one that goes with this torch")
     return (", built for another torch: used for downloads only"
             if torchvision_guard._declared else "")
 
@@ -231,9 +230,10 @@ def disk(report: Report) -> None:
     tops = {_existing(f).stat().st_dev: _existing(f) for f in (*folders, paths.home())}
     free, where = min((shutil.disk_usage(f).free, str(f)) for f in tops.values())
     if free < LEAST_FREE:
-        report.wrong("disk", f"only {wording.size(free)} free in {where}; free the disk.")
+        report.wrong("disk", f"only {wording.size(free)} free in {where}; free the "
+                     "disk.")
     else:
-        little = "" if free > ENOUGH_FREE else ", little for checkpoints of large networks"
+        little = ", little for checkpoints of large networks" * (free <= ENOUGH_FREE)
         report.say("disk", f"{wording.size(free)} free{little}")
 
 
@@ -266,13 +266,13 @@ def store(report: Report, tidy: bool = False) -> None:
     report.say("store", f"{count(good, 'finished run')}, {failed} failed, in "
                f"{shown(paths.runs_dir())}")
     if elsewhere := leftovers.records_elsewhere():
-        report.say("store", f"{count(len(elsewhere), 'run.json')} in no place of a run, "
-                   f"not counted: {shown(elsewhere[0])}")
+        report.say("store", f"{count(len(elsewhere), 'run.json')} in no place of a "
+                   f"run, not counted: {shown(elsewhere[0])}")
     if folders := [f for f in leftovers.checkpoints() if f.name not in there]:
         used = sum(f.stat().st_size for folder in folders for f in folder.iterdir())
         report.say("store", f"{count(len(folders), 'run')} begun and not finished, "
                    f"{wording.size(used)} of checkpoints in "
-                   f"{shown(paths.cache_dir() / 'checkpoints')}: the same command goes on")
+                   f"{shown(folders[0].parent)}: the same command goes on")
     else:
         report.say("store", "no run begun and not finished")
     left = leftovers.useless(there)
@@ -281,9 +281,9 @@ def store(report: Report, tidy: bool = False) -> None:
         report.say("store",
                    f"deleted {gone} of {len(left)} things that kills left behind")
     elif left:
-        report.say("store", f"{count(len(left), 'thing')} that a kill left behind, such "
-                   f"as {shown(left[0])}; no run needs it, `noisylabels doctor --tidy` "
-                   "deletes it")
+        report.say("store", f"{count(len(left), 'thing')} that a kill left behind, "
+                   f"such as {shown(left[0])}; no run needs it, `noisylabels doctor "
+                   "--tidy` deletes it")
 
 
 # -------------------------------------------------------------------------------- speed
@@ -303,8 +303,8 @@ def speed(report: Report, execution: object) -> None:
         timing = timings[budget] = cost.time_steps(
             b["network"], cost.dataset_of(budget), b["batch_size"],
             b.get("precision", "float32"), execution, 0.8)
-        report.say("speed", f"{b['network']}: {1 / timing.seconds:,.0f} training images "
-                   f"a second, batches of {b['batch_size']}, on {where}")
+        report.say("speed", f"{b['network']}: {1 / timing.seconds:,.0f} training "
+                   f"images a second, batches of {b['batch_size']}, on {where}")
 
     def takes(method: str, budget: str) -> str:
         s = lab.setting(method, cost.dataset_of(budget), budget=budget)
@@ -322,5 +322,5 @@ def speed(report: Report, execution: object) -> None:
           "CIFAR-10, fast and paper: all)")
     common.say(common.table(("method", *runs.BUDGETS), rows, ("method",)))
     print("~ by the timing above and each method's passes through the network"
-          + (f"; {scaled} scaled by counted operations, a rough guess" if scaled else "")
+          + f"; {scaled} scaled by counted operations, a rough guess" * bool(scaled)
           + "; without ~: from recorded runs")

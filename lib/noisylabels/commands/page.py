@@ -54,8 +54,8 @@ def main(
     if listed:
         if name is not None or pairs or out is not None:
             raise ValueError(
-                "--list lists the pages and takes no page, -p or -o; a page's parameters are "
-                "listed by `noisylabels page NAME --help-parameters`.")
+                "--list lists the pages and takes no page, -p or -o; a page's "
+                "parameters are listed by `noisylabels page NAME --help-parameters`.")
         list_pages()
         return 0
     if name is None:
@@ -167,8 +167,8 @@ def run(source: Path, out: Path, values: Mapping[str, Any]) -> int:
         part.touch()
         part.unlink()
     except OSError as error:
-        raise Failed(f"no page can be written to {shown(out.parent)}: {error.strerror}; "
-                     "name another place with -o.") from error
+        raise Failed(f"no page can be written to {shown(out.parent)}: "
+                     f"{error.strerror}; name another place with -o.") from error
     command = [sys.executable, "-m", "papermill", _as_it_is(source), _as_it_is(part),
                "-k", "python3", "--log-level", "ERROR"]
     if values:
@@ -195,8 +195,8 @@ def run(source: Path, out: Path, values: Mapping[str, Any]) -> int:
             kept = f"; what ran before it is in {shown(failed)}"
         last = (said.split("\n") if said.strip() else ["no message"])[-1]
         raise Failed(f"{source.stem} failed {problem or f'({last})'}{kept}.")
-    ran["metadata"].setdefault("papermill", {})["output_path"] = os.fsencode(out).decode(
-        "utf-8", "replace")
+    facts = ran["metadata"].setdefault("papermill", {})
+    facts["output_path"] = os.fsencode(out).decode("utf-8", "replace")
     try:
         part.write_text(
             json.dumps(ran, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -205,7 +205,8 @@ def run(source: Path, out: Path, values: Mapping[str, Any]) -> int:
         part.unlink(missing_ok=True)
         raise Failed(
             f"{source.stem} ran, but {shown(out)} could not be written: "
-            f"{error.strerror}; free the disk or name another place with -o.") from error
+            f"{error.strerror}; free the disk or name another place with -o."
+        ) from error
     failed.unlink(missing_ok=True)
     spent = wording.duration(math.ceil(time.monotonic() - begun))
     print(f"done in {spent}: {shown(out)}")
@@ -257,7 +258,8 @@ def fault(notebook: Mapping[str, Any]) -> str | None:
         for output in cell.get("outputs", []):
             if output.get("output_type") == "error":
                 said = " ".join(str(output["evalue"]).split()).rstrip(".")
-                return f"in code cell {number} of {len(code)} with {output['ename']}: {said}"
+                return (f"in code cell {number} of {len(code)} with {output['ename']}: "
+                        f"{said}")
     return None
 
 

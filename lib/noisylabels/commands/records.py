@@ -79,7 +79,7 @@ def list_runs(
     method: Method = None, dataset: Dataset = None, noise: Noise = None,
     rate: Rate = None, budget: Budget = None,
     failed: Annotated[
-        bool, typer.Option("--failed", help="the failed ones and why, instead")] = False,
+        bool, typer.Option("--failed", help="the failed ones, and why")] = False,
 ) -> int:
     """One line a run."""
     found, code = _found(method=method, dataset=dataset, noise=noise, rate=rate,
@@ -293,8 +293,8 @@ def _own(cell: runs.Setting, cells: list[runs.Setting]) -> dict[str, object]:
     """The options in which a cell differs from others of its method, data and noise."""
 
     def flat(s: runs.Setting) -> dict[str, object]:
-        return {**s.options, "max_samples": s.max_samples, "val_fraction": s.val_fraction,
-                "trusted_per_class": s.trusted_per_class}
+        also = ("max_samples", "trusted_per_class", "val_fraction")
+        return {**s.options, **{k: getattr(s, k) for k in also}}
 
     def task(s: runs.Setting) -> tuple[object, ...]:
         return s.method, s.dataset, s.noise, s.rate

@@ -26,7 +26,7 @@ SIGNALS_AGAIN = "it is trained once more, for its signals; the record stays"
 app = common.app()
 what = partial(typer.Option, rich_help_panel="What is trained")
 draws = partial(typer.Option, rich_help_panel="Random draws",
-                min=0, max=MOST_SEED, metavar="S")
+                min=0, max=MOST_SEED)
 how = partial(typer.Option, rich_help_panel="How (no part of the setting)")
 EXAMPLE = """example:
   noisylabels train --method cross_entropy --dataset cifar10 --noise symmetric \
@@ -35,51 +35,37 @@ EXAMPLE = """example:
 
 @app.command(cls=common.Command, epilog=EXAMPLE)
 def main(
-    method: Annotated[str, what(metavar="M", help=", ".join(methods.NAMES))],
-    dataset: Annotated[
-        str, what(metavar="D", help="digits, cifar10, cifar100")] = "digits",
-    noise: Annotated[str, what(
-        metavar="N", help="symmetric, asymmetric, ...; a wrong name lists all",
-    )] = "symmetric",
+    method: Annotated[str, what(help=", ".join(methods.NAMES))],
+    dataset: Annotated[str, what(help="digits, cifar10, cifar100")] = "digits",
+    noise: Annotated[str, what(help="a wrong name lists all")] = "symmetric",
     rate: Annotated[float | None, what(
-        min=0, max=1, metavar="R",
+        min=0, max=1,
         help=f"nominal noise rate (default {DEFAULT_RATE}; none 0, human 1)")] = None,
     budget: Annotated[str | None, what(
-        metavar="B", help=f"{', '.join(runs.BUDGETS)}; default: smoke for digits, else "
-        "fast with a GPU and laptop without, then on all images")] = None,
-    network: Annotated[
-        str | None, what(metavar="NET", help="tiny, small, resnet9, ...")] = None,
-    epochs: Annotated[int | None, what(
-        min=1, metavar="N", help="passes over the training images")] = None,
+        help=f"{', '.join(runs.BUDGETS)}; default: smoke for digits, else fast with a "
+        "GPU and laptop without, then on all images")] = None,
+    network: Annotated[str | None, what(help="tiny, small, resnet9, ...")] = None,
+    epochs: Annotated[int | None, what(min=1, help="passes over the images")] = None,
     max_samples: Annotated[int | None, what(
-        min=0, metavar="N",
-        help="train on a class-balanced part of N images; 0: on all")] = None,
+        min=0, help="train on a class-balanced part of so many; 0: on all")] = None,
     option: Annotated[list[str] | None, what(
         "--set", metavar="KEY=VALUE",
         help="any other option of the method; may be given often")] = None,
     trusted_per_class: Annotated[int | None, what(
-        min=0, metavar="K", help="images a class whose label is known to be right, "
-        "kept out of training")] = None,
+        min=0, help="images a class with a label known to be right, kept out")] = None,
     val_fraction: Annotated[float | None, what(
-        min=0, max=1, metavar="F",
-        help="share of the images kept out as validation with noisy labels")] = None,
+        min=0, max=1, help="share kept out as validation with noisy labels")] = None,
     seed: Annotated[int | None, draws(help="all three (default 0)")] = None,
-    split_seed: Annotated[
-        int | None, draws(help="of the subset and validation split")] = None,
+    split_seed: Annotated[int | None, draws(help="of subset and validation")] = None,
     noise_seed: Annotated[int | None, draws(help="of the wrong labels")] = None,
-    init_seed: Annotated[
-        int | None, draws(help="of the initialisation, order and views")] = None,
+    init_seed: Annotated[int | None, draws(help="of start, order and views")] = None,
     device: common.Device = "auto",
     threads: common.Threads = None,
     compile: Annotated[bool, how("--compile", help="use torch.compile")] = False,
-    graph: Annotated[
-        bool, how("--graph", help="capture the step as a CUDA graph")] = False,
-    signals: Annotated[
-        bool, how("--signals", help="keep per-sample signals in the record")] = False,
-    again: Annotated[
-        bool, how("--again", help="train once more what failed before")] = False,
-    dry_run: Annotated[
-        bool, how("--dry-run", help="say what would be done, and stop")] = False,
+    graph: Annotated[bool, how("--graph", help="step as a CUDA graph")] = False,
+    signals: Annotated[bool, how("--signals", help="keep per-sample signals")] = False,
+    again: Annotated[bool, how("--again", help="once more what failed")] = False,
+    dry_run: Annotated[bool, how("--dry-run", help="only say what would be")] = False,
 ) -> int:
     """Train one run, or go on with one that was interrupted."""
     from .. import lab
@@ -102,8 +88,8 @@ def main(
         plan += SIGNALS_AGAIN if anew else "it is loaded"
         if signals and not there.has_signals:
             begun = 0
-            plan += "" if anew else ("; it was recorded without signals, --again trains "
-                                     "it once more for them")
+            plan += "" if anew else ("; it was recorded without signals, --again "
+                                     "trains it once more for them")
     elif failed:
         plan = "it failed before; --again trains it once more"
     elif lacks := absent(s.dataset, s.noise):
@@ -127,8 +113,8 @@ def main(
         return 0
     if there is not None and failed:
         raise Failed(
-            f"this run failed before: {there.info.get('why', 'no reason recorded')} Change "
-            "a setting, or add --again to train it once more.")
+            f"this run failed before: {there.info.get('why', 'no reason recorded')} "
+            "Change a setting, or add --again to train it once more.")
     progress = Progress(sys.stdout, begun)
     try:
         with progress.bar:
@@ -171,16 +157,16 @@ def resolve(method: str, dataset: str, noise: str, rate: float | None,
     if seed is not None and None not in (given["split_seed"], given["noise_seed"],
                                          given["init_seed"]):
         raise ValueError(
-            "--seed has nothing to decide beside --split-seed, --noise-seed and --init-seed; "
-            "leave it out, or one of the three.")
+            "--seed has nothing to decide beside --split-seed, --noise-seed and "
+            "--init-seed; leave it out, or one of the three.")
     if budget is None:
         budget = default_budget(dataset, device)
         given["max_samples"] = given["max_samples"] or 0
     human = noise.startswith("human-")
     if human and rate not in (None, 1):
         raise ValueError(
-            f"--rate {rate:g} goes not with {noise}: labels that people gave are taken as "
-            "they are; leave --rate out.")
+            f"--rate {rate:g} goes not with {noise}: labels that people gave are taken "
+            "as they are; leave --rate out.")
     if rate is None:
         rate = 0.0 if noise == "none" else 1.0 if human else DEFAULT_RATE
     return lab.setting(method, dataset, noise, rate, budget, seed or 0, **given,
@@ -230,9 +216,8 @@ def announcement(s: runs.Setting, execution: Any, plan: str) -> common.Table:
     data = f"{n.train:,} of {n.all:,} images to train on"
     data += f", {n.val:,} kept as noisy validation" if n.val else ""
     data += f", {n.trusted:,} trusted" if n.trusted else ""
-    net = (
-        f"{o.pop('network', '?')}, {wording.count(o.pop('epochs', 0), 'epoch')}, batches of "
-        f"{o.pop('batch_size', '?')}, {o.pop('precision', '?')}")
+    net = (f"{o.pop('network', '?')}, {wording.count(o.pop('epochs', 0), 'epoch')}, "
+           f"batches of {o.pop('batch_size', '?')}, {o.pop('precision', '?')}")
     return common.facts([
         ("data", data), ("network", net),
         ("options", " ".join(f"{k}={wording.words_of(v)}" for k, v in o.items())),
@@ -250,7 +235,8 @@ def expected(s: runs.Setting, execution: Any, begun: int, timed: bool) -> str:
     share = max(0.0, 1 - begun / max(1, cost.total_epochs(s)))
     if (known := cost.recorded(s, execution.device)) is not None:
         like = wording.count(known[1], "recorded run")
-        return f"about {duration(known[0] * share)} (from {like} like it on this machine)"
+        return (f"about {duration(known[0] * share)} (from {like} like it on this "
+                "machine)")
     if timed:
         o = s.options
         how = dataclasses.replace(execution, compile=False)  # to compile takes longer
@@ -261,7 +247,7 @@ def expected(s: runs.Setting, execution: Any, begun: int, timed: bool) -> str:
     return "not known yet; after the first epoch there is an estimate"
 
 
-# --------------------------------------------------------------- progress and its result
+# -------------------------------------------------------------- progress and its result
 
 
 class Progress:
@@ -281,7 +267,8 @@ class Progress:
         self.epochs = int(row["epoch"])
         k, n, stage = int(row["stage_epoch"]), int(row["stage_epochs"]), row["stage"]
         self._seconds.append(row["seconds"] + row["seconds_evaluating"])
-        line = (f"{stage}  epoch {k:>{len(str(n))}}/{n}  test {percent(row['test']):>8}  "
+        line = (f"{stage}  epoch {k:>{len(str(n))}}/{n}  "
+                f"test {percent(row['test']):>8}  "
                 f"val {percent(row['val']):>8}  loss {row['loss']:.4f}  "
                 f"{duration(self._seconds[-1])}")
         if k < n:

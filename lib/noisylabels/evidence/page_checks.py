@@ -166,8 +166,8 @@ def checked(given: Iterable[tuple[str, str]], known: Mapping[str, Parameter],
     for name, text in given:
         if not known:
             raise ValueError(
-                f"{path.name} has no cell tagged `parameters`, so -p {name} would do nothing."
-            )
+                f"{path.name} has no cell tagged `parameters`, so -p {name} would do "
+                "nothing.")
         if name not in known:
             raise ValueError(
                 f"{path.stem} has no parameter {name!r}{nearest(name, known)}; "
@@ -217,8 +217,8 @@ def _within(value: Any, parameter: Parameter) -> None:
     if parameter.name == "seed" and isinstance(value, int):
         if not 0 <= value <= MOST_SEED:
             raise ValueError(
-                f"parameter 'seed' takes a whole number from 0 to {MOST_SEED}, not {value}."
-            )
+                f"parameter 'seed' takes a whole number from 0 to {MOST_SEED}, not "
+                f"{value}.")
     numbers = value if isinstance(value, list) else [value]
     for x in numbers:
         if not isinstance(x, int | float) or isinstance(x, bool):
@@ -277,8 +277,8 @@ def _hardware(name: str) -> None:
                 str(json.loads(file.read_text("utf-8"))["environment"]["hardware"]))
     if len(there) == len(files) and not any(name in h for h in there):
         raise ValueError(
-            f"no recorded result is from {name!r}; there are: {', '.join(there) or 'none'}."
-        )
+            f"no recorded result is from {name!r}; there are: "
+            f"{', '.join(there) or 'none'}.")
 
 
 _NAMED: dict[str, Callable[[str], None]] = {
@@ -298,8 +298,8 @@ def _offered(value: Any, parameter: Parameter) -> None:
             continue
         if offered and text not in offered:
             raise ValueError(
-                f"parameter {parameter.name!r} takes {', '.join(offered[:-1])} or {offered[-1]}, "
-                f"not {text!r}{nearest(text, offered)}.")
+                f"parameter {parameter.name!r} takes {', '.join(offered[:-1])} or "
+                f"{offered[-1]}, not {text!r}{nearest(text, offered)}.")
         if f'not "{text}"' in parameter.about:
             raise ValueError(
                 f"parameter {parameter.name!r} takes all but {text!r} here.")
