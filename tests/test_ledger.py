@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
 
 from noisylabels import lab, methods, paths
-from noisylabels.evidence import ledger, published, rules, tables
+from noisylabels.evidence import ledger, ledger_page, published, rules, tables
 from noisylabels.evidence.published import Check, Claim
 from noisylabels.training import runs
 from test_figures import made_up, text_of
@@ -377,7 +378,7 @@ def test_a_claim_without_a_check_has_a_state_of_its_own_and_is_not_repeated():
     assert got.would_take == "Needs ImageNet64 (CIFAR-100 as a stand-in)."
     assert ledger.judge(real("drpl-features-hold"), []).would_take == (
         "Needs ImageNet64 (CIFAR-100 as a stand-in).")
-    words = text_of(ledger.claim_list([got])._repr_html_())
+    words = text_of(ledger_page.claim_list([got])._repr_html_())
     assert words.count(real("drpl-fig-attention").shows) == 1
     diagrams = [c.id for c in published.load_claims() if "diagram" in c.claim + c.shows]
     assert diagrams == [], "a diagram claims nothing that a run could contradict"
@@ -514,7 +515,8 @@ def test_all_comparisons_must_hold(two_rates):
     open_ = ledger.judge(two_rates, [*plain, *better, *close])
     assert open_.verdict.state == "direction not settled"
     assert "1 holds, 0 fail, 1 not settled. Open: GCE" in open_.verdict.sentence
-    assert ledger.claim_list([open_])._repr_html_().count("direction not settled (laptop)") == 1
+    listed = ledger_page.claim_list([open_])._repr_html_()
+    assert listed.count("direction not settled (laptop)") == 1
 
 
 def test_of_many_comparisons_three_are_told_in_full(monkeypatch):
@@ -600,7 +602,7 @@ def test_a_cell_that_cannot_be_run_says_why(monkeypatch):
 
 def test_overview_counts_every_claim_once():
     entries = [ledger.judge(c, fast([0.5, 0.8, 0.6])) for c in published.load_claims()]
-    words = text_of(ledger.overview(entries)._repr_html_())
+    words = text_of(ledger_page.overview(entries)._repr_html_())
     assert "Paper Claims Direction holds Not run No check yet" in words
     total = words.split(" All ")[1].split()
     assert int(total[0]) == len(entries) == sum(map(int, total[1:4])) and total[3] == "9"
@@ -609,33 +611,35 @@ def test_overview_counts_every_claim_once():
 
 def test_claims_unfold_to_state_source_and_confidence():
     c = claim("made-up", claim="a < b", target="75.5 +- 0.2")
-    markup = ledger.claim_list([ledger.judge(c, [])])._repr_html_()
+    markup = ledger_page.claim_list([ledger.judge(c, [])])._repr_html_()
     assert "a &lt; b" in markup and markup.count("<details") == 1
     assert "so no run can decide it. Needs CIFAR-10. Printed: 75.5 +- 0.2" in text_of(
         markup).replace(" :", ":")
     assert "w. r (printed)" in text_of(markup)
-    assert "No claim is in this state" in ledger.claim_list([])._repr_html_()
+    assert "No claim is in this state" in ledger_page.claim_list([])._repr_html_()
 
 
 def test_a_claim_leads_to_the_pages_that_look_at_it_outside_the_rules():
     known = {p.stem for p in (paths.home() / "notebooks").glob("*.ipynb")}
     claims = published.load_claims()
     assert {p for c in claims for p in c.page.split()} <= known
-    markup = ledger.claim_list([ledger.judge(real("mixnn-fig4-histogram"), [])])._repr_html_()
+    markup = ledger_page.claim_list([ledger.judge(real("mixnn-fig4-histogram"), [])])._repr_html_()
     assert ('<b>Looked at outside the rules:</b> <a href="mixnn.html">MixNN</a>, '
             '<a href="small_loss.html">small loss</a>') in markup
-    assert "outside the rules" not in ledger.claim_list([ledger.judge(claim(), [])])._repr_html_()
+    plain = ledger_page.claim_list([ledger.judge(claim(), [])])._repr_html_()
+    assert "outside the rules" not in plain
 
 
 def test_a_badge_names_a_small_budget_and_tells_a_missing_check_from_a_missing_run():
     small = ledger.judge(real("mixnn-fig2a"), fast([0.5, 0.6, 0.8]))
-    markup = ledger.claim_list([small])._repr_html_()
+    markup = ledger_page.claim_list([small])._repr_html_()
     assert 'class="nl-state bad soft">direction does not hold (fast)</span>' in markup
-    seen = ledger.claim_list([ledger.judge(real("mixnn-fig2a"), three([0.5, 0.6, 0.8]))])
+    seen = ledger_page.claim_list([ledger.judge(real("mixnn-fig2a"), three([0.5, 0.6, 0.8]))])
     assert 'class="nl-state ">needs the desk budget</span>' in seen._repr_html_()
-    unchecked = ledger.claim_list([ledger.judge(real("drpl-fig-attention"), [])])._repr_html_()
+    unchecked = ledger_page.claim_list(
+        [ledger.judge(real("drpl-fig-attention"), [])])._repr_html_()
     assert 'class="nl-state open">no check yet</span>' in unchecked
-    assert 'class="nl-state ">not run</span>' in ledger.claim_list(
+    assert 'class="nl-state ">not run</span>' in ledger_page.claim_list(
         [ledger.judge(real("mixnn-fig2a"), [])])._repr_html_()
     assert len(set(ledger.STATES)) == len(ledger.STATES) == len(published.STATES) + 1
 
@@ -644,43 +648,62 @@ def test_targets_unfold_by_table_with_ours_beside():
     cells = published.load_cells(table="ELR Table 1, CIFAR-10")
     recorded = [*paper(0.87, 0.2), *three([0.5, 0.6], rate=0.4)]
     targets = [ledger.judge_cell(c, recorded) for c in cells]
-    markup = ledger.target_list(targets)._repr_html_()
+    markup = ledger_page.target_list(targets)._repr_html_()
     words = text_of(markup)
     assert markup.count("<details") == 1 and markup.count("<style>") == 1
     assert ("ELR Table 1, CIFAR-10 : 56 numbers, 1 with runs of ours at the paper budget, 1 with "
             "runs of ours at the laptop budget, 20 cannot be run here" in words)
     assert words.count("those with step decay were not available") == 1, "once, not in every row"
     assert words.count("A printed number is judged from the paper budget on") == 0
-    assert "ELR* CIFAR-10, asymmetric 40 %, resnet34, cosine restarts, 150 epochs 90.35" in words
+    assert "ELR* CIFAR-10, asymmetric 40 %, resnet34, cosine restarts, 150 epochs: 90.35" in words
     assert "Forward correction CIFAR-10, symmetric 20 %, resnet34, estimated transition" in words
     assert "86.98 ± 0.12 epoch not stated 87.0 ± 0.0 n = 3 reproduced Ours 87.00" in words
-    assert "81.88 ± 0.29 epoch not stated – needs the paper budget" in words
+    assert "Cross entropy CIFAR-10, symmetric 40 %, resnet34: 81.88 ± 0.29 (epoch" in words
     assert "60.0" not in words, "no number of a smaller budget beside a printed one"
-    one = text_of(ledger.target_list(targets[:1])._repr_html_())
+    assert markup.count("<table") == 1 and markup.count("<li>") == 56, "one table, with ours"
+    one = text_of(ledger_page.target_list(targets[:1])._repr_html_())
     assert "1 number, 1 with runs of ours at the paper budget" in one
     assert "87.0 ± 0.0 n = 3 reproduced Ours 87.00 (mean of 3 runs), published 86.98: 0.02" in one
-    grid = [ledger.judge_cell(c, []) for c in published.load_cells(
-        table="grid without published numbers", paper="mixnn")]
-    assert "settings, none with runs of ours" in text_of(ledger.target_list(grid)._repr_html_())
-    assert "not available" in text_of(ledger.target_list(grid)._repr_html_())
+    grid = ledger_page.target_list([ledger.judge_cell(c, []) for c in published.load_cells(
+        table="grid without published numbers", paper="mixnn")])._repr_html_()
+    assert "settings, none with runs of ours" in text_of(grid) and "<table" not in grid
+    assert "not available" in text_of(grid)
 
 
-def test_no_two_rows_of_a_table_look_alike():
+def test_no_two_numbers_of_a_table_look_alike():
     cells = published.load_cells()
     for table in {(c.paper, c.table) for c in cells}:
         members = [c for c in cells if (c.paper, c.table) == table]
-        markup = ledger.target_list([ledger.judge_cell(c, []) for c in members])._repr_html_()
-        rows = [text_of(row) for row in markup.split("<tr>")[2:]]
+        markup = ledger_page.target_list(
+            [ledger.judge_cell(c, []) for c in members])._repr_html_()
+        rows = [text_of(row) for row in markup.split("<li>")[1:]]
         assert len(rows) == len(set(rows)) == len(members), table
     twice = [c for c in cells if c.table == "DivideMix family, CIFAR-100"
              and c.method == "dividemix" and c.rate == 0.8]
-    words = text_of(ledger.target_list([ledger.judge_cell(c, []) for c in twice])._repr_html_())
-    assert "preact18 C2D repository, its own run of DivideMix 61.60 best epoch" in words
+    words = text_of(ledger_page.target_list(
+        [ledger.judge_cell(c, []) for c in twice])._repr_html_())
+    assert "preact18: 61.60 (best epoch). C2D repository, its own run of DivideMix" in words
+
+
+def test_claims_of_several_states_and_papers_can_be_chosen_and_say_what_was_seen():
+    entries = ledger.judge_all([real("mixnn-fig2a"), real("sanm-position"), real("ieg-c100-40")],
+                               fast([0.5, 0.8, 0.6]))
+    assert [e.finding for e in entries] == ["fast: 1 yes", "", ""]
+    markup = ledger_page.claim_list(entries)._repr_html_()
+    assert markup.count("<select") == 2 and markup.count("<script>") == 1
+    assert re.findall(r'data-state="([^"]*)" data-paper="([^"]*)"', markup) == [
+        ("direction holds", "mixnn"), ("not run", "sanm"), ("not run", "ieg")]
+    assert "Seen at fast: 1 yes." in text_of(markup)
+    assert "<select" not in ledger_page.claim_list(entries[:1])._repr_html_(), "no choice"
+    seen = ledger.judge_all([real("mixnn-fig2a")], three([0.5, 0.8, 0.6]))[0]
+    assert seen.finding == "laptop: 1 yes" and seen.budget is None, "told, not decided"
+    assert [e.verdict for e in entries] == [
+        ledger.judge(e.claim, fast([0.5, 0.8, 0.6])).verdict for e in entries]
 
 
 def test_top_1_is_an_accuracy_and_not_an_epoch():
     cell = next(c for c in published.load_cells() if c.metric == "top-5")
-    words = text_of(ledger.target_list([ledger.judge_cell(cell, [])])._repr_html_())
+    words = text_of(ledger_page.target_list([ledger.judge_cell(cell, [])])._repr_html_())
     assert "top-5 accuracy, epoch not stated" in words and "top-5 epoch" not in words
 
 

@@ -27,7 +27,7 @@ from noisylabels import bench, lab, paths, wording
 from noisylabels.bench import report as bench_report
 from noisylabels.commands import common, train
 from noisylabels.data import datasets
-from noisylabels.evidence import ledger, published, tables
+from noisylabels.evidence import ledger, ledger_page, published, tables
 from noisylabels.reproduce import bundle, planning
 from noisylabels.reproduce import report as reproduce_report
 from noisylabels.training import engine, leftovers, provenance, recorder, runs, schema
@@ -784,7 +784,7 @@ def test_B12_a_metric_is_text(home):
         published.load_cells(home)
     cell = next(c for c in published.load_cells(TABLES) if c.published_value is not None)
     bad = dataclasses.replace(cell, metric="<img src=x onerror=alert(1)>")
-    assert "<img" not in str(ledger.target_list([ledger.judge_cell(bad, [])])._repr_html_())
+    assert "<img" not in str(ledger_page.target_list([ledger.judge_cell(bad, [])])._repr_html_())
     assert "<img" not in tables._printed(bad)
 
 
@@ -798,7 +798,7 @@ def test_B12_a_page_is_the_name_of_a_notebook(home, page):
     with pytest.raises(ValueError, match="is no name of a notebook"):
         published.load_claims(home)
     entry = ledger.judge(dataclasses.replace(claim, page=page), [])
-    assert page not in ledger.claim_list([entry])._repr_html_()
+    assert page not in ledger_page.claim_list([entry])._repr_html_()
 
 
 # ------------------------------------------------------------------------ B11, B14, B15, B18

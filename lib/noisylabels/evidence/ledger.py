@@ -5,8 +5,8 @@ claim, by the rules of `published.RULES`; `judge` applies them, `judge_cell` hol
 printed number against the runs of its setting. What was not run, or has no check, says
 what it would take.
 
-Only runs with a method's usual settings count (`rules.usual`), and the arms that a check
-names; any other ablation decides no claim.
+Only runs with a method's usual settings count (`rules.usual`), and the arms that a
+check names; any other ablation decides no claim.
 Budgets are never mixed; of those that decide, the largest speaks. A budget decides a
 check when its runs reach what the claim speaks of (`Check.decidable_at`) and both sides
 were trained equally (`published.compare`); runs that do not are told, and the state is
@@ -15,12 +15,9 @@ were trained equally (`published.compare`); runs that do not are told, and the s
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import html
-import math
 import re
-import statistics
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,22 +30,14 @@ from . import published
 from .published import MIN_RUNS, Cell, Check, Claim, Verdict
 from .rules import Outcome, by_case, cases_of, outcomes, setting_of
 from .tables import (
-    STYLE,
-    Html,
     Summary,
-    badge,
     data_name,
-    markup,
     name_of,
-    noise_name,
-    plain_table,
-    plus_minus,
-    printed_number,
     summaries,
 )
 
 BUDGETS = published.DECIDING[::-1]
-"""Budgets that can decide a claim, the strongest first; the digits of `smoke` decide none."""
+"""Budgets that can decide a claim, the strongest first; `smoke` decides none."""
 STATES = (*published.STATES, "no check yet")
 SHOWN = 3  # comparisons of a claim that are told in full
 
@@ -56,12 +45,17 @@ SHOWN = 3  # comparisons of a claim that are told in full
 @dataclass(frozen=True)
 class Entry:
     """A claim, its state, the budget that decided it (None: none did) and what it would
-    take."""
+    take.
+
+    finding: what the largest budget with runs shows so far, decided or not: "desk: 3
+    yes, 1 open", or of a single comparison its numbers.
+    """
 
     claim: Claim
     verdict: Verdict
     budget: str | None = None
     would_take: str = ""
+    finding: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,6 +71,40 @@ class Target:
 
 
 def judge(claim: Claim, recorded: Iterable[Run]) -> Entry:
+    """The state of a claim after the recorded runs, with what they show so far."""
+    return judge_all([claim], recorded)[0]
+
+
+def judge_all(claims: Iterable[Claim], recorded: Iterable[Run]) -> list[Entry]:
+    """`judge` for many claims; the runs are sorted once."""
+    found = _Sorted(recorded)
+    return [dataclasses.replace(_judge(c, found), finding=_finding(c, found))
+            for c in claims]
+
+
+class _Sorted:
+    """The recorded runs, and their cases by budget once somebody asks for these."""
+
+    def __init__(self, recorded: Iterable[Run]) -> None:
+        self.runs = list(recorded)
+        self.cases = functools.cache(lambda budget: by_case(self.runs, budget))
+
+
+def _finding(claim: Claim, recorded: _Sorted) -> str:
+    """The comparisons of the largest budget with runs of some, counted; "" without."""
+    checks = [c for c in published.load_checks()
+              if c.claim == claim.id and c.rule != "number"]
+    for budget in BUDGETS if checks else ():
+        found = [o for c in checks for o in outcomes(c, recorded.cases(budget), budget)
+                 if o.done or o.barred]
+        if found:
+            yes, no = (sum(o.holds is said for o in found) for said in (True, False))
+            words = {"yes": yes, "no": no, "open": len(found) - yes - no}
+            return f"{budget}: " + ", ".join(f"{n} {w}" for w, n in words.items() if n)
+    return ""
+
+
+def _judge(claim: Claim, recorded: _Sorted) -> Entry:
     """The state of a claim after the recorded runs.
 
     A claim with a printed number takes the verdict of its cells at the `paper` budget.
@@ -86,7 +114,6 @@ def judge(claim: Claim, recorded: Iterable[Run]) -> Entry:
     needs a larger budget where runs of a smaller one could not decide it, and else
     counts as not run.
     """
-    recorded = list(recorded)
     checks = published.load_checks(claim=claim.id) if claim.id in _checked() else []
     if not checks:
         needs = re.sub(r"[\w-]+", lambda word: data_name(word[0]), claim.needs)
@@ -99,7 +126,7 @@ def judge(claim: Claim, recorded: Iterable[Run]) -> Entry:
     partial: tuple[int, str] = (0, "")
     barred: list[tuple[str, list[Outcome], int]] = []
     for budget in BUDGETS if directions else ():
-        cases = by_case(recorded, budget)
+        cases = recorded.cases(budget)
         found = [o for c in directions for o in outcomes(c, cases, budget)]
         done = [o for o in found if o.done]
         failed = [o for o in done if o.holds is False]
@@ -158,7 +185,8 @@ def _needs_more(checks: list[Check], barred: list[tuple[str, list[Outcome], int]
     parts = [partial] if partial else []
     for budget, stopped, count in barred:
         why = "; ".join(dict.fromkeys(o.barred for o in stopped))
-        its = f"{len(stopped)} of its {count} comparisons" if count > 1 else "its only comparison"
+        its = (f"{len(stopped)} of its {count} comparisons" if count > 1 else
+               "its only comparison")
         have = "have" if len(stopped) > 1 else "has"
         parts.append(
             f"At the {budget} budget {its} {have} runs, which cannot decide: {why}.")
@@ -174,8 +202,8 @@ def _needs_more(checks: list[Check], barred: list[tuple[str, list[Outcome], int]
             "methods are trained equally.")
     elif any(c.decidable_at != least for c in directions):
         parts.append(
-            f"The claim as a whole needs the {least} budget: not all of its comparisons "
-            "can be decided below it.")
+            f"The claim as a whole needs the {least} budget: not all of its "
+            "comparisons can be decided below it.")
     return Verdict(published.needs(least), " ".join(parts))
 
 
@@ -212,7 +240,7 @@ def _have_runs(budget: str, done: int, found: int) -> str:
 
 
 def _judge_numbers(claim: Claim, checks: list[Check],
-                   recorded: list[Run]) -> Entry | None:
+                   recorded: _Sorted) -> Entry | None:
     """The verdict of a claim's printed numbers; None while none of its cells is run in
     full.
 
@@ -220,14 +248,15 @@ def _judge_numbers(claim: Claim, checks: list[Check],
     """
     cells = {c.cell: c for c in published.load_cells()}
     names = [n for c in checks if c.rule == "number" for n in c.others.split()]
-    cases = by_case(recorded, "paper")
+    cases = recorded.cases("paper")
     directions = [o for c in checks if c.rule != "number" for o in outcomes(c, cases)]
     holds = None
     if directions and all(o.done for o in directions):
         held = [o.holds for o in directions]
         holds = False if False in held else None if None in held else True
     said = [
-        judge_cell(cells[n], recorded, holds, budgets=("paper",)).verdict for n in names
+        judge_cell(cells[n], recorded.runs, holds, budgets=("paper",)).verdict
+        for n in names
     ]
     run = [v for v in said if v.state != "not run"]
     if not run:
@@ -285,21 +314,6 @@ def judge_cell(cell: Cell, recorded: Iterable[Run], claim_holds: bool | None = N
                   Verdict("not run", f"It takes {MIN_RUNS} runs at the paper budget."))
 
 
-# --------------------------------------------------------------------------- on a page
-
-PAPERS = {"mixnn": "MixNN", "ieg": "IEG", "drpl": "DRPL", "sanm": "SANM",
-          "secondhand": "Other works"}
-
-
-OPTIONS = {
-    "schedule=restarts": "cosine restarts",
-    "transition=estimated": "estimated transition matrix",
-    "k=0": "without consistency term", "mix=no": "without MixUp",
-    "epochs=150": "150 epochs",
-}
-"""Options of a printed row, in words."""
-
-
 def recorded(folder: str = "") -> list[Run]:
     """The runs to judge by: of the store, or of a folder that must hold some."""
     if not folder:
@@ -309,129 +323,3 @@ def recorded(folder: str = "") -> list[Run]:
             f"the folder {folder} holds no finished run; leave it out for the "
             "project's own, data/runs.")
     return found
-
-
-def overview(entries: Iterable[Entry]) -> Html:
-    """How many claims of each paper are in which state."""
-    entries = list(entries)
-    states = [s for s in STATES if any(e.verdict.state == s for e in entries)]
-    papers = [p for p in PAPERS if any(e.claim.paper == p for e in entries)]
-    count = {(p, s): sum(e.claim.paper == p and e.verdict.state == s for e in entries)
-             for p in papers for s in states}
-    rows = [[
-        PAPERS[p],
-        sum(count[p, s] for s in states), *(count[p, s] for s in states)
-    ] for p in papers]
-    totals = ["All", len(entries), *(sum(count[p, s] for p in papers) for s in states)]
-    return plain_table(["Paper", "Claims", *(s.capitalize() for s in states)],
-                       [*rows, totals])
-
-
-def claim_list(entries: Iterable[Entry]) -> Html:
-    """Claims that unfold, by state: the state and the claim; inside, what was compared
-    and the source."""
-    parts = []
-    for e in sorted(entries, key=lambda e: STATES.index(e.verdict.state)):
-        c = e.claim
-        lines = [("State", f"{e.verdict.sentence} {e.would_take}".strip()),
-                 ("Printed", c.target), ("What would show it", c.shows),
-                 ("Where", f"{c.where}. {c.source} ({c.confidence})"), ("Name", c.id)]
-        said = [f"<b>{name}:</b> {_text(text)}" for name, text in lines if text]
-        links = ", ".join(
-            f'<a href="{html.escape(p)}.html">{html.escape(_title(p))}</a>'
-            for p in c.page.split() if published.PAGE.fullmatch(p))
-        if links:
-            said.insert(1, f"<b>Looked at outside the rules:</b> {links}")
-        inside = "".join(f"<p>{text}</p>" for text in said)
-        small = e.budget if e.budget not in (None, BUDGETS[0]) else ""
-        parts.append(
-            f'<details class="nl-fold"><summary>{badge(e.verdict.state, small or "")}'
-            f"{_text(c.claim)}</summary>{inside}</details>")
-    return Html(
-        STYLE + "".join(parts) if parts else "<p>No claim is in this state.</p>",
-        f"{len(parts)} claims")
-
-
-def _text(text: str) -> str:
-    """Text for a page, in which a number and its per cent sign stay together."""
-    return html.escape(text).replace(" %", "\u00a0%")
-
-
-def _title(page: str) -> str:
-    """What a page is called in a link: `small_loss` is "small loss"."""
-    return PAPERS.get(page, page.replace("_", " "))
-
-
-def target_list(targets: Iterable[Target]) -> Html:
-    """Printed numbers that unfold by the table they stand in, ours beside them."""
-    tables: dict[tuple[str, str], list[Target]] = {}
-    for t in targets:
-        tables.setdefault((t.cell.paper, t.cell.table), []).append(t)
-    parts = []
-    for (_, name), members in tables.items():
-        what = "number" if any(t.cell.published_value is not None
-                               for t in members) else "setting"
-        heads = Counter((_target_head(t.cell), t.cell.metric) for t in members)
-        seen = {
-            b: sum(t.ours is not None and t.ours.setting.budget == b for t in members)
-            for b in BUDGETS
-        }
-        seen = {b: n for b, n in seen.items() if n}
-        shut = Counter(t.cell.why_not for t in members if not t.cell.runnable)
-        said = f"{len(members)} {what}{'s' if len(members) > 1 else ''}, " + (", ".join(
-            f"{n} with runs of ours at the {b} budget"
-            for b, n in seen.items()) or "none with runs of ours")
-        said += f", {shut.total()} cannot be run here" if shut else ""
-        rows = [
-            _target_row(t, heads[_target_head(t.cell), t.cell.metric] > 1)
-            for t in members
-        ]
-        grid = markup("", ["Method", "Printed", "Ours", "State"], rows,
-                      {"Printed": "num", "Ours": "num"})
-        notes = ["; ".join(dict.fromkeys(t.cell.source for t in members)),
-                 *(f"Cannot be run here ({n}): {why}." for why, n in shut.items())]
-        parts.append(
-            f'<details class="nl-fold"><summary><b>{html.escape(name)}</b>: {said}'
-            f"</summary>{''.join(f'<p>{html.escape(n)}</p>' for n in notes)}{grid}"
-            "</details>")
-    return Html(STYLE + "".join(parts),
-                f"{sum(map(len, tables.values()))} printed numbers")
-
-
-def _target_head(c: Cell) -> tuple[str, str]:
-    """The method as it was printed, and what tells its row from the others of the
-    table."""
-    name = name_of(c.printed_method)
-    pairs = [p for p in c.options.split(";") if p and p != f"network={c.network}"]
-    named = [data_name(c.dataset), noise_name(c.noise, c.rate), c.network,
-             *(OPTIONS.get(p, p.replace("=", " = ").replace("_", " ")) for p in pairs)]
-    if c.trusted_per_class:
-        named.append(f"{c.trusted_per_class} trusted per class")
-    return name, ", ".join(named)
-
-
-JUDGED = ("reproduced", "partly", "not reproduced", "too few runs")
-"""States of a number whose sentence says more than the table's caption."""
-
-
-def _target_row(t: Target, twice: bool = False) -> list[str]:
-    """`twice`: another row of the table has the same head, so that only the source
-    differs. Runs of a smaller budget are not put beside a printed number: the two are
-    not to be compared."""
-    c = t.cell
-    name, named = _target_head(c)
-    head = f"{html.escape(name)}<small>{html.escape(named)}</small>"
-    if twice:
-        head += f"<small>{html.escape(c.source)}</small>"
-    ours = "–"
-    if t.ours is not None and t.ours.setting.budget == BUDGETS[0]:
-        values = t.ours.metric(c.metric)
-        spread = statistics.stdev(values) if len(values) > 1 else math.nan
-        shown = plus_minus((statistics.fmean(values), spread), len(values))
-        ours = f"{shown}<small>n = {len(values)}</small>"
-    number, how = (printed_number(c).removesuffix(")").split(" (", 1) + [""])[:2]
-    state = "cannot be run here" if not c.runnable else t.verdict.state
-    told = html.escape(t.verdict.sentence)
-    small = f"<small>{told}</small>" if t.verdict.state in JUDGED else ""
-    printed = f"{html.escape(number)}<small>{html.escape(how)}</small>"
-    return [head, printed, ours, badge(state) + small]
