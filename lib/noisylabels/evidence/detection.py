@@ -93,7 +93,7 @@ def votes(run: Run, k: int = 20) -> dict[int, dict[str, float]]:
     return out
 
 
-# ------------------------------------------------------------------- scores of suspicion
+# ------------------------------------------------------------------ scores of suspicion
 
 
 def scores(run: Run) -> dict[str, np.ndarray]:
@@ -117,7 +117,8 @@ def scores(run: Run) -> dict[str, np.ndarray]:
                  if n.startswith("loss-")}
         out |= {f"loss, epoch {e}": np.asarray(v, np.float32)
                 for e, v in sorted(found.items())}
-    said = [np.asarray(v, np.float32) for n, v in kept.items() if n.startswith("p_clean")]
+    said = [np.asarray(v, np.float32) for n, v in kept.items()
+            if n.startswith("p_clean")]
     if said:
         out["p(clean)"] = 1 - np.mean(said, axis=0)
     every = features(run)
@@ -184,7 +185,8 @@ def quality(score: np.ndarray, wrong: np.ndarray, draws: int = 200,
     if len(s) != len(wrong):
         raise ValueError(f"{len(s)} scores do not fit {len(wrong)} labels.")
     if wrong.all() or not wrong.any():
-        raise ValueError("a score is judged where some labels are wrong and some right.")
+        raise ValueError(
+            "a score is judged where some labels are wrong and some right.")
     _, rank = np.unique(s, return_inverse=True)  # equal scores, equal ranks
     draw = np.random.default_rng(seed)
     once = _qualities(rank, wrong)
@@ -195,7 +197,8 @@ def quality(score: np.ndarray, wrong: np.ndarray, draws: int = 200,
                      for v, a, b in zip(once, low, high, strict=True)))
 
 
-def _qualities(rank: np.ndarray, wrong: np.ndarray) -> tuple[float, float, float, float]:
+def _qualities(rank: np.ndarray,
+               wrong: np.ndarray) -> tuple[float, float, float, float]:
     """AUROC, average precision, precision at 100 and at the number of wrong labels."""
     bad = np.bincount(rank, wrong, minlength=rank.max() + 1)[::-1]  # most suspect first
     all_of = np.bincount(rank, minlength=rank.max() + 1)[::-1].astype(float)

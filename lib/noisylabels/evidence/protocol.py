@@ -70,7 +70,8 @@ def conditions(recorded: Iterable[Run], budget: str, dataset: str,
     out = {k: dict(sorted(v.items())) for k, v in out.items() if len(v) >= least}
     if not out:
         raise ValueError(
-            f"no noise has runs of {least} methods at the {budget} budget on {dataset}; "
+            f"no noise has runs of {least} methods at the {budget} budget on "
+            f"{dataset}; "
             f"`noisylabels reproduce --budget {budget}` makes them.")
     return dict(sorted(out.items(), key=lambda kv: (-len(kv[1]), kv[0])))
 
@@ -90,7 +91,8 @@ def richest(recorded: Iterable[Run], dataset: str,
             continue
         if all("cross_entropy" in found.get(Condition(*n), ()) for n in noises):
             return budget
-    raise ValueError(f"no budget has runs of {least} methods under all of these noises on "
+    raise ValueError(f"no budget has runs of {least} methods under all of these noises "
+                     "on "
                      f"{dataset} yet; `noisylabels reproduce` makes them.")
 
 
@@ -278,11 +280,13 @@ def bought(found: Sequence[Ingredient]) -> Any:
     for at, i in enumerate(found):
         colour = figures.colour_of(i.method)
         if math.isfinite(i.paired.low):
-            ax.plot([i.paired.low, i.paired.high], [at, at], color=colour, linewidth=1.6)
+            ax.plot([i.paired.low, i.paired.high], [at, at], color=colour,
+                    linewidth=1.6)
         ax.plot(i.paired.mean, at, "o", color=colour, markersize=6,
                 markerfacecolor=colour if i.paired.settled else "white")
     ax.set_yticks(range(len(found)), rows)
-    ax.set(xlabel="Points that it adds in the last epoch", ylim=(len(found) - 0.5, -0.5))
+    ax.set(xlabel="Points that it adds in the last epoch",
+           ylim=(len(found) - 0.5, -0.5))
     ax.set_xlim(*_without_the_far(found))
     ax.grid(axis="y", visible=False)
     return ax

@@ -45,7 +45,8 @@ def histograms(values: np.ndarray, wrong: np.ndarray, epochs: Sequence[int],
     """Two histograms, of right and of wrong labels, with a slider over the epochs.
 
     Args:
-        values: (E, N), a number of each sample after each epoch; clipped to [low, high].
+        values: (E, N), a number of each sample after each epoch; clipped to [low,
+            high].
         wrong: bool (N,).
         epochs: the E epochs; words: what is said under the picture at each of them.
         start: index of the epoch shown first.
@@ -80,7 +81,8 @@ def histograms(values: np.ndarray, wrong: np.ndarray, epochs: Sequence[int],
         f'<text x="{(place - low) / (high - low) * WIDTH:.1f}" y="{HEIGHT + 14}" '
         f'text-anchor="middle">{html.escape(name)}</text>' for place, name in ticks)
     svg = (f'<svg viewBox="-12 -4 {WIDTH + 24} {HEIGHT + FOOT + 4}" role="img" '
-           f'aria-label="{html.escape(alt)}" style="width:100%;max-width:{WIDTH + 24}px;'
+           f'aria-label="{html.escape(alt)}" '
+           f'style="width:100%;max-width:{WIDTH + 24}px;'
            'font:11px sans-serif;fill:currentColor">' + "".join(bars)
            + f'<line x1="0" x2="{WIDTH}" y1="{HEIGHT}" y2="{HEIGHT}" '
            f'stroke="currentColor"/>{axis}<text x="{WIDTH / 2:.0f}" '
@@ -94,5 +96,6 @@ def histograms(values: np.ndarray, wrong: np.ndarray, epochs: Sequence[int],
                             .replace("</", "<\\/"))
     return Html(
         f'<figure style="margin:0.5rem 0"><div>{key}</div>{svg}<div>{control}</div>'
-        f"<output>{html.escape(words[start])}</output><script>{script}</script></figure>",
+        f"<output>{html.escape(words[start])}</output><script>{script}</script>"
+        "</figure>",
         f"a picture with a slider over {len(epochs)} epochs")

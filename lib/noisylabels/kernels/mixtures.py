@@ -59,8 +59,10 @@ _WORDS = {
     Status.EMPTY: "a component holds no more than one sample",
     Status.CLOSE: "the means of the components lie within 0.001 of the losses' range",
     Status.ORDER: "the noisy component's mean lies below the clean one's",
-    Status.ALL_NOISY: "p(noisy) peaks at the lowest loss, so every sample would be alike",
-    Status.SHAPE: "the noisy component also outweighs the clean one at the very lowest losses",
+    Status.ALL_NOISY:
+        "p(noisy) peaks at the lowest loss, so every sample would be alike",
+    Status.SHAPE:
+        "the noisy component also outweighs the clean one at the very lowest losses",
 }
 
 

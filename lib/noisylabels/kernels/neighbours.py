@@ -110,8 +110,8 @@ def nearest(
                 hits = float((found[1][some] <= true[1][:, -1:]).float().mean())
                 if hits < least_recall:
                     raise ValueError(
-                        f"HNSW found {hits:.0%} of the true neighbours of {len(some)} rows; "
-                        "raise m or ef, use backend='exact', or lower least_recall "
+                        f"HNSW found {hits:.0%} of the true neighbours of {len(some)} "
+                        "rows; raise m or ef, use backend='exact', or lower least_recall "
                         f"(now {least_recall:g})")
                 return found
 
@@ -160,7 +160,8 @@ def purity(index: Tensor, labels: Tensor, own: Tensor | None = None) -> Tensor:
     own = labels if own is None else own
     if len(own) != len(index):
         raise ValueError(
-            f"index has {len(index)} rows but there are {len(own)} labels; give the labels of "
+            f"index has {len(index)} rows but there are {len(own)} labels; give the "
+            "labels of "
             "the rows as own")
     return (labels[index] == own[:, None]).float().mean(1)
 
@@ -205,7 +206,8 @@ def _queries(raw: Tensor,
     ) and queries.shape[1] == raw.shape[1]:
         return _matrix(queries), None
     raise ValueError(
-        f"queries must be row numbers, int64 (Q,), or points, float (Q, {raw.shape[1]}), "
+        "queries must be row numbers, int64 (Q,), or points, float "
+        f"(Q, {raw.shape[1]}), "
         f"not {queries.dtype} of shape {tuple(queries.shape)}")
 
 
@@ -551,7 +553,8 @@ def _graph(m: int, ef_construction: int, ef: int, seed: int, threads: int) -> _S
         import hnswlib
     except ImportError as error:
         raise ImportError(
-            "backend='hnsw' needs hnswlib: pip install 'noisylabels[knn]' or use backend='exact'"
+            "backend='hnsw' needs hnswlib: pip install 'noisylabels[knn]' or use "
+            "backend='exact'"
         ) from error
 
     def search(points: _Space, own: Tensor | None, base: _Space, k: int) -> _Found:

@@ -8,7 +8,7 @@ so a view can be compared, hashed and printed.
 
     weak    Weak(pad=4, flip=True)                     crop and flip by one gather
     strong  Chain((Weak(), RandAugment.fixmatch(), Cutout.fixmatch()))      as in SANM
-            Chain((AutoAugment.ieg(), Weak.ieg_strong(), Cutout.ieg()))     as in IEG, after weak
+            Chain((AutoAugment.ieg(), Weak.ieg_strong(), Cutout.ieg()))  in IEG, after weak
 
 Sources: RandAugment with the FixMatch pool and AutoAugment as used by the official code
 of SANM (Tu et al. 2023); both with the magnitudes of the official code of IEG (Zhang et
@@ -64,7 +64,8 @@ CIFAR10_POLICIES = (
     (("Equalize", 0.8, 0), ("Invert", 0.1, 0)),
     (("TranslateY", 0.7, 9), ("AutoContrast", 0.9, 0)),
 )
-"""AutoAugment's 25 sub-policies for CIFAR-10: two of (operation, probability, magnitude index)."""
+"""AutoAugment's 25 sub-policies for CIFAR-10: two of (operation, probability, magnitude
+index)."""
 
 SHEAR = ("nearest", "bicubic")
 
@@ -92,7 +93,8 @@ def _check_images(x: Tensor) -> None:
     )
     _need(
         x.dim() == 4 and x.shape[1] in (1, 3) and x.shape[2] > 0 and x.shape[3] > 0,
-        f"images must have shape (batch, 1 or 3 channels, height, width), not {tuple(x.shape)}",
+        "images must have shape (batch, 1 or 3 channels, height, width), not "
+        f"{tuple(x.shape)}",
     )
 
 
@@ -104,7 +106,8 @@ def _check(x: Tensor, generator: torch.Generator) -> None:
     )
     _need(
         generator.device.type == x.device.type,
-        f"the generator is on {generator.device}, the images are on {x.device}: use one device",
+        f"the generator is on {generator.device}, the images are on {x.device}: use one "
+        "device",
     )
 
 
@@ -175,7 +178,8 @@ class Weak:
         _check(x, generator)
         _need(
             self.mode == "zero" or self.pad < min(x.shape[2:]),
-            f"reflecting pad {self.pad} needs images larger than it, not {tuple(x.shape[2:])}",
+            f"reflecting pad {self.pad} needs images larger than it, not "
+            f"{tuple(x.shape[2:])}",
         )
         top, left, flip = self.draw(len(x), generator)
         return pixels.crop(x, top, left, flip, self.pad, self.mode, self.fill)

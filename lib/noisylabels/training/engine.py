@@ -305,8 +305,8 @@ def start(s: Recipe, task: Task, *, salt: int = 0
     """
     net = networks.build(s.network, task.num_classes, in_channels=task.images.shape[1],
                          seed=task.seed + 1000 * salt)
-    # type: ignore[call-overload]
-    net = net.to(task.device, memory_format=torch.channels_last)
+    net = net.to(  # type: ignore[call-overload]
+        task.device, memory_format=torch.channels_last)
     return net, sgd(net.parameters(), s, task)
 
 
