@@ -49,15 +49,13 @@ def measure(bench: Bench, with_teaching: bool = False) -> None:
 
     from . import reference, timing, waits
 
+    others = {"parity": reference.parity, "waits": waits.measure, "teaching": teaching}
+    timed = entries()
     for group in GROUPS:
-        if group in (timed := entries()):
+        if group in timed:
             timing.measure(bench, group, timed[group])
-        elif group == "waits":
-            waits.measure(bench)
-        elif group == "parity" and bench.wants(group, group):
-            reference.parity(bench)
-        elif group == "teaching" and (with_teaching or group in bench.only):
-            teaching(bench)
+        elif group != "teaching" or with_teaching or group in bench.only:
+            others[group](bench)
         torch.cuda.empty_cache()
 
 
@@ -66,21 +64,16 @@ def teaching(bench: Bench) -> None:
     on clean CIFAR-10 by the `fast` budget."""
     from .. import lab
     from ..training import engine
-    from .timing import NEEDS_GPU, Row, noted
+    from .timing import Row, find
 
-    hit, took = rows = [
-        Row("teaching", "teaching",
-            "ResNet-9 on clean CIFAR-10, fast budget: test accuracy", "share"),
-        Row("teaching_seconds", "teaching", "the same, training and evaluation", "s")]
-    bench.rows += rows
-    if not bench.cuda:
-        hit.note = took.note = NEEDS_GPU
-        return
-    bench.say("teaching: ResNet-9 on clean CIFAR-10")
-    with noted(*rows):
+    def train(hit: Row, took: Row) -> None:
         s = lab.setting("cross_entropy", "cifar10", "none", 0.0, "fast",
                         val_fraction=0.0)
         run, _ = lab.watch(s, execution=engine.Execution(str(bench.device), graph=True))
         hit.values, took.values = [run.last()], [run.info["seconds"]]
         hit.note = (f"{run.info['epochs']} epochs, "
                     f"{run.info['seconds_per_epoch']:.2f} s each")
+
+    find(bench, "teaching", (
+        ("teaching", "ResNet-9 on clean CIFAR-10, fast budget: test accuracy", "share"),
+        ("teaching_seconds", "the same, training and evaluation", "s")), train, True)

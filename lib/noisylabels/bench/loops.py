@@ -238,14 +238,16 @@ def processes(bench: Bench, count: int) -> Round:
 
 
 ENTRIES = [Entry(name, what, "ms/step", build, gpu) for name, gpu, build, what in (
-    ("floor", False, floor, "bare loop: ready batches, forward, backward, SGD (on a GPU "
-     "one CUDA graph)"),
-    ("floor_compiled", True, partial(floor, compiled=True), "bare loop, compiled, in one "
-     "CUDA graph"),
-    ("ours_step", False, partial(timed, ready=True), "our step alone, on ready batches"),
+    ("floor", False, floor,
+     "bare loop: ready batches, forward, backward, SGD (on a GPU one CUDA graph)"),
+    ("floor_compiled", True, partial(floor, compiled=True),
+     "bare loop, compiled, in one CUDA graph"),
+    ("ours_step", False, partial(timed, ready=True),
+     "our step alone, on ready batches"),
     ("ours", False, timed, "our loop: views, normalisation, step, loss table"),
     ("ours_compiled", True, partial(timed, compile=True), "our loop, compiled"),
-    ("ours_graph", True, partial(timed, graph=True), "our loop, step in one CUDA graph"),
+    ("ours_graph", True, partial(timed, graph=True),
+     "our loop, step in one CUDA graph"),
     ("ours_compiled_graph", True, partial(timed, compile=True, graph=True),
      "our loop, compiled, step in one CUDA graph"))]
 SEEDS = [Entry(f"processes_{k}", f"{k} seed{'s' * (k > 1)} in processes of their own, "

@@ -33,7 +33,7 @@ from ..data import torchvision_guard
 from ..data.datasets import Dataset
 from ..training import engine, networks
 from . import loops
-from .timing import NOT_RUN, Bench, Entry, Round, Row, noted
+from .timing import Bench, Entry, Round, Row, find
 
 
 @dataclass
@@ -161,26 +161,18 @@ def parity(bench: Bench) -> None:
     `parity`."""
     # one seed and one epoch when quick on a GPU
     epochs, seeds = ((1, 1) if bench.size < 1 else (5, 3)) if bench.cuda else (2, 2)
-    mine, other, both = rows = [Row(name, "parity", what, "share") for name, what in (
-        ("parity_ours", f"our loop, {epochs} epochs: test accuracy a seed"),
-        ("parity_reference", "common style, likewise"),
-        ("parity", "ours less the common style"))]
-    bench.rows += rows
-    if bench.late:
-        mine.note = other.note = both.note = NOT_RUN
-        return
-    s = loops.recipe(bench, epochs=epochs, schedule="onecycle", lr=0.1, lr_floor=0.0,
-                     precision="float32")
-    device, execution = bench.device, engine.Execution(str(bench.device))
     n, tested = (loops.EPOCH, 10_000) if bench.cuda else (5_000, 2_000)
     n = bench.scaled(n, least=4 * bench.batch_size)
-    with noted(*rows):
+
+    def learn(mine: Row, other: Row, both: Row) -> None:
+        s = loops.recipe(bench, epochs=epochs, schedule="onecycle", lr=0.1,
+                         lr_floor=0.0, precision="float32")
+        device, execution = bench.device, engine.Execution(str(bench.device))
         data = loops.images(bench, n, bench.scaled(tested, least=100))
         where = loops.task(data, execution, s.precision)
         for seed in range(seeds):
             if seed and bench.late:
                 break
-            bench.say(f"parity: seed {seed + 1} of {seeds}")
             for row, loop in (
                     (mine, loops.ours(data, s, execution, seed=seed)),
                     (other, common(data, s, device, workers(bench), seed=seed))):
@@ -191,7 +183,12 @@ def parity(bench: Bench) -> None:
                 right = z.cpu().argmax(1) == data.y_test
                 row.values.append(right.float().mean().item())
         difference, allowed = verdict(mine.values, other.values, len(data.y_test))
-        both.values.append(difference)
+        both.values = [difference]
         both.note = (f"{'within' if abs(difference) <= allowed else 'beyond'} the "
                      f"{100 * allowed:.1f} points that chance explains; {n:,} images, "
                      f"{bench.data}")
+
+    find(bench, "parity", (
+        ("parity_ours", f"our loop, {epochs} epochs: test accuracy a seed", "share"),
+        ("parity_reference", "common style, likewise", "share"),
+        ("parity", "ours less the common style", "share")), learn)

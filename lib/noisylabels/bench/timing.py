@@ -124,6 +124,10 @@ class Bench:
     def late(self) -> bool:
         return time.monotonic() > self.until
 
+    def hindered(self, gpu: bool) -> str:
+        """Why what may need a GPU is not begun now, or nothing."""
+        return NEEDS_GPU if gpu and not self.cuda else NOT_RUN if self.late else ""
+
     def wants(self, name: str, group: str) -> bool:
         return not self.only or name in self.only or group in self.only
 
@@ -186,11 +190,8 @@ def measure(bench: Bench, group: str, entries: Sequence[Entry]) -> list[Row]:
     runs: list[tuple[Row, Round]] = []
     with bench.opened:
         for row, e in zip(rows, wanted, strict=True):
-            if e.gpu and not bench.cuda:
-                row.note = NEEDS_GPU
-            elif bench.late:
-                row.note = NOT_RUN
-            else:
+            row.note = bench.hindered(e.gpu)
+            if not row.note:
                 bench.say(f"{group}: preparing {e.name}")
                 with noted(row):
                     made = e.build(bench)
@@ -207,6 +208,24 @@ def measure(bench: Bench, group: str, entries: Sequence[Entry]) -> list[Row]:
                     row.values.append(run())
             runs = [(row, run) for row, run in runs if not row.note]
     return rows
+
+
+def find(bench: Bench, group: str, words: Sequence[tuple[str, str, str]],
+         fill: Callable[..., None], gpu: bool = False) -> None:
+    """Rows that are found together and once: `fill(*rows)` gives their values.
+
+    words: (name, what, unit) of each; all are there when one of them is wanted.
+    """
+    rows = [Row(name, group, what, unit) for name, what, unit in words]
+    if not any(bench.wants(row.name, group) for row in rows):
+        return
+    bench.rows += rows
+    for row in rows:
+        row.note = bench.hindered(gpu)
+    if not rows[0].note:
+        bench.say(f"{group}: {rows[0].what}")
+        with noted(*rows):
+            fill(*rows)
 
 
 @contextmanager

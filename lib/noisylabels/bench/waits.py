@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -29,7 +30,7 @@ from .. import lab, methods
 from ..kernels import pixels
 from ..training import engine
 from ..training.recorder import Recorder
-from .timing import NOT_RUN, Bench, Row, noted
+from .timing import Bench, Row, find
 
 COPIES = (Tensor.cpu, Tensor.numpy, Tensor.tolist)
 SYNC = "called a synchronizing CUDA operation"
@@ -187,22 +188,16 @@ def of_method(method: str, device: torch.device, epochs: int = 8,
 
 def measure(bench: Bench) -> None:
     """Two rows a method: waits a step, and waits an epoch outside the steps."""
-    for method in methods.NAMES:
-        step, epoch = rows = [Row(f"waits_{kind}_{method}", "waits", what, unit)
-                              for kind, what, unit in (
-            ("step", f"{method}: waits for the device a step", "a step"),
-            ("epoch", f"{method}: waits an epoch, outside its steps", "an epoch"))]
-        if not any(bench.wants(row.name, "waits") for row in rows):
-            continue
-        bench.rows += rows
-        if bench.late:
-            step.note = epoch.note = NOT_RUN
-            continue
-        bench.say(f"waits: counting {method}")
-        with noted(*rows):
-            found = of_method(method, bench.device, bench.scaled(8, least=2))
-            step.values.append(found.step)
-            epoch.values.append(found.epoch)
-            step.note = f"worst of {found.epochs} epochs on the digits"
-            epoch.note = ", ".join(f"{n} x {what}"
-                                   for what, n in found.where.most_common(3))
+
+    def count(method: str, step: Row, epoch: Row) -> None:
+        found = of_method(method, bench.device, bench.scaled(8, least=2))
+        step.values, epoch.values = [found.step], [found.epoch]
+        step.note = f"worst of {found.epochs} epochs on the digits"
+        often = found.where.most_common(3)
+        epoch.note = ", ".join(f"{n} x {what}" for what, n in often)
+
+    for m in methods.NAMES:
+        find(bench, "waits", (
+            (f"waits_step_{m}", f"{m}: waits for the device a step", "a step"),
+            (f"waits_epoch_{m}", f"{m}: waits an epoch, outside its steps",
+             "an epoch")), partial(count, m))
