@@ -91,7 +91,8 @@ def mask(x: Tensor, f: Tensor, w: Tensor, targets: Tensor, u: Tensor, *,
     The defaults are the official code's on CIFAR.
 
     Args:
-        x: normalised images (B, C, H, W); f: a network's last maps of them (B, D, h, w).
+        x: normalised images (B, C, H, W).
+        f: a network's last maps of them (B, D, h, w).
         w: label quality (B,), the probability that the label is right.
         targets: what the host would train x on, y^ (B, K), rows of sum 1.
         u: uniforms (B, 2 + 2 C + 2): of rho, of the aspect a, the two boxes' colours,

@@ -15,8 +15,8 @@ at fixed omega; so no second derivative is needed. Both inner products are deriv
 *along v* at theta, and one forward-mode pass gives them for all samples, exactly.
 
 Sources: L2R (Ren et al., ICML 2018), where omega starts at 0 and theta^ needs no
-gradient; IEG (Zhang et al., CVPR 2020), trial step and numbers as in its code. The trial
-step must be plain SGD, with momentum as a constant: neither Adam nor clipping.
+gradient; IEG (Zhang et al., CVPR 2020), trial step and numbers as in its code. The
+trial step must be plain SGD, with momentum as a constant: neither Adam nor clipping.
 """
 
 from __future__ import annotations

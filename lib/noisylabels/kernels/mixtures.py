@@ -1,5 +1,4 @@
-"""Which losses belong to clean labels: one-dimensional mixtures of two components, on
-the device.
+"""Which losses belong to clean labels: mixtures of two components, on the device.
 
 `fit_gaussians` is the mixture of DivideMix, MixNN and SANM: scikit-learn's EM with the
 settings of their codes (10 iterations, tolerance 1e-2, variance floor 5e-4, k-means
@@ -34,8 +33,7 @@ _TABLE = 100  # entries of DRPL's tabulated posterior
 
 
 class Status(IntFlag):
-    """What was wrong with the losses or with the fit; the values add up. 0 is a good
-    fit.
+    """What was wrong with the losses or with the fit; 0: nothing. The values add up.
 
     A fit stands in spite of NONFINITE and SHAPE; with any other value it is degenerate.
     """
@@ -67,8 +65,7 @@ _WORDS = {
 
 
 def describe(status: Tensor | int) -> str:
-    """Words for a status. Reads the tensor, so it waits for the device: once an epoch
-    at most."""
+    """Words for a status. Reads it, so waits for the device: once an epoch at most."""
     status = Status(int(status))
     if not status:
         return "ok"
@@ -77,8 +74,7 @@ def describe(status: Tensor | int) -> str:
 
 
 def degenerate(status: Tensor) -> Tensor:
-    """True (bool tensor, shape of status) where a fit means nothing; stays on the
-    device."""
+    """Where a fit means nothing: bool, shape of status, on its device."""
     return (status & int(DEGENERATE)) != 0
 
 
@@ -101,8 +97,7 @@ class GaussianMixture:
     status: Tensor
 
     def posterior(self, losses: Tensor) -> Tensor:
-        """p(low | loss) for any losses, same shape: 0.5 when degenerate, 0 where not
-        finite."""
+        """p(low | loss), shape of losses: 0.5 when degenerate, 0 where not finite."""
         losses = losses.detach().to(self.means.dtype)
         finite = losses.abs() < _LARGEST
         joint = _gaussian_joint(losses.where(finite, 0.0), *_columns(self))
@@ -131,8 +126,7 @@ class BetaMixture:
     status: Tensor
 
     def posterior(self, losses: Tensor) -> Tensor:
-        """p(noisy | loss), float32, by table: 0.5 when degenerate, 1 where not
-        finite."""
+        """p(noisy | loss), float32, by table: 0.5 if degenerate, 1 where not finite."""
         losses = losses.detach().float()
         finite = losses.abs() < _LARGEST
         u = _beta_scale(losses.where(finite, 0.0), self.low, self.high)
@@ -142,8 +136,9 @@ class BetaMixture:
 
 
 def normalise(losses: Tensor) -> tuple[Tensor, Tensor]:
-    """Losses (N,) scaled to [0, 1] by their least and greatest, and a status. MixNN Eq.
-    (E5).
+    """Losses (N,) scaled to [0, 1] by their least and greatest, and a status.
+
+    MixNN (E5).
 
     Equal losses become zeros (status EQUAL). Losses that are not finite are left out of
     the range and become +inf, which the fits score as noisy (status NONFINITE).
@@ -164,8 +159,7 @@ def fit_gaussians(
     start: str = "kmeans",
     converged: bool = False,
 ) -> GaussianMixture:
-    """Fit two Gaussians to losses (N,) by EM, as scikit-learn does. MixNN Eq.
-    (E6)-(E7).
+    """Fit two Gaussians to losses (N,) by EM, as scikit-learn does. MixNN (E6), (E7).
 
     Give the losses scaled by `normalise` (or the mean of several epochs of them):
     `reg`, which is added to the variances, is meant for that scale. The EM stops when
@@ -226,8 +220,7 @@ def fit_betas(
     repair: bool = True,
     dtype: torch.dtype = torch.float64,
 ) -> BetaMixture:
-    """Fit two betas to raw losses (N,) and tabulate p(noisy), exactly as DRPL's
-    detector does.
+    """Fit two betas to raw losses (N,) and tabulate p(noisy), as DRPL's detector does.
 
     Losses outside the `trim` percentiles are left out of the fit (not of the scores);
     the rest is scaled to (0, 1) in float32; `iterations` EM steps with the method of
@@ -284,12 +277,11 @@ def fit_betas(
 
 
 def auc(score: Tensor, positive: Tensor) -> Tensor:
-    """Area under the ROC curve: how often a positive sample scores above another (ties:
-    half).
+    """Area under the ROC curve: how often a positive sample scores above another.
 
-    score: (N,) real; positive: (N,) bool or 0/1. Returns a float64 scalar on the
-    device; NaN, for "not defined", when one of the two groups is empty or a score is
-    NaN.
+    Ties count half. score: (N,) real; positive: (N,) bool or 0/1. Returns a float64
+    scalar on the device; NaN, for "not defined", when one of the two groups is empty or
+    a score is NaN.
     """
     if score.shape != positive.shape or score.dim() != 1:
         raise ValueError(
@@ -378,8 +370,7 @@ def _gaussian_joint(x: Tensor, means: Tensor, variances: Tensor,
 
 
 def _gaussian_step(x: Tensor, r: Tensor, reg: float) -> tuple[Tensor, Tensor, Tensor]:
-    """M step: means, variances, weights, each (2, 1), from responsibilities r (2,
-    N)."""
+    """M step: means, variances, weights, (2, 1) each, by responsibilities r (2, N)."""
     count = r.sum(1, keepdim=True) + 10 * torch.finfo(x.dtype).eps
     means = (r * x).sum(1, keepdim=True) / count
     variances = (r * (x - means) ** 2).sum(1, keepdim=True) / count + reg
@@ -395,23 +386,24 @@ def _percentiles(x: Tensor, finite: Tensor,
     for percent in which:
         place = last.double() * (percent / 100)
         left = place.long()
-        ends = line.gather(0, torch.stack([left, torch.minimum(left + 1,
-                                                               last)])).double()
+        right = torch.minimum(left + 1, last)
+        ends = line.gather(0, torch.stack([left, right])).double()
         found.append((ends[0] + (ends[1] - ends[0]) * (place - left)).float())
     return found[0], found[1]
 
 
 def _beta_scale(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Losses on (0, 1) between the percentiles, float32. DRPL: u = (d - m) / (M - m +
-    1e-6)."""
+    """Losses on (0, 1) between the percentiles, float32.
+
+    DRPL: u = (d - m) / (M - m + 1e-6).
+    """
     u = (x - low) / (high - low + 1e-6)
     u = torch.where(u >= 1, 1 - 1e-3, u)
     return torch.where(u <= 0, 1e-3, u)
 
 
 def _beta_density(logs: Tensor, alphas: Tensor, betas: Tensor) -> Tensor:
-    """Beta densities (2, N); logs holds log u and log(1 - u), (2, N); parameters (2,
-    1)."""
+    """Beta densities (2, N); logs: log u and log(1 - u), (2, N); parameters (2, 1)."""
     constant = torch.lgamma(alphas + betas) - torch.lgamma(alphas) - torch.lgamma(betas)
     log_density = (alphas - 1) * logs[0] + (betas - 1) * logs[1] + constant
     # 80 is out of reach of a sound fit; exp stays finite

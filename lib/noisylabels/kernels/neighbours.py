@@ -51,15 +51,15 @@ def nearest(
     threads: int = 1,
     least_recall: float = 0.8,
 ) -> tuple[Tensor, Tensor]:
-    """The k nearest rows of features (N, D), nearest first: index int64 and distance
-    float32.
+    """The k nearest rows of features (N, D), nearest first: index and distance.
 
     queries: None asks for every row; int64 (Q,) for those rows; both leave out the row
     itself, by its number. A float tensor (Q, D) asks for points from outside and leaves
-    nothing out. Both results are (N or Q, k) on the features' device. distance:
-    Euclidean, or 1 - cosine similarity (a zero vector has similarity 0 with all),
-    computed in float64 at whatever scale the features have, then rounded to float32
-    (infinite beyond its range); of equal distances the lower number comes first.
+    nothing out. Both results, int64 and float32, are (N or Q, k) on the features'
+    device. distance: Euclidean, or 1 - cosine similarity (a zero vector has similarity
+    0 with all), computed in float64 at whatever scale the features have, then rounded
+    to float32 (infinite beyond its range); of equal distances the lower number comes
+    first.
 
     exact: blocks of `chunk` rows (by default as many as fit in a moderate score
     matrix). `shortlist` ranks by bfloat16 products first and the best max(32, 4k)
@@ -111,8 +111,8 @@ def nearest(
                 if hits < least_recall:
                     raise ValueError(
                         f"HNSW found {hits:.0%} of the true neighbours of {len(some)} "
-                        "rows; raise m or ef, use backend='exact', or lower least_recall "
-                        f"(now {least_recall:g})")
+                        "rows; raise m or ef, use backend='exact', or lower "
+                        f"least_recall (now {least_recall:g})")
                 return found
 
         first, group = _distinct(raw if backend == "exact" else base.single())
@@ -127,14 +127,13 @@ def nearest(
 
 def nearest_in_batch(features: Tensor, k: int, *,
                      metric: str = "l2") -> tuple[Tensor, Tensor]:
-    """The k nearest other rows for each row of a batch (B, D): index int64, distance,
-    (B, k).
+    """The k nearest other rows for each row of a batch (B, D).
 
-    As `nearest`, in one piece, from all B x B distances: no waiting for the device, and
-    fit for torch.compile. An eager step on a CPU, where reading costs no wait, chooses
-    by products and searches from the differences only the rows whose cut is close: 2 to
-    4 times faster, with the same neighbours. Rows that are not finite come last among
-    them instead of raising.
+    Index, int64, and distance, (B, k) both. As `nearest`, in one piece, from all B x B
+    distances: no waiting for the device, and fit for torch.compile. An eager step on a
+    CPU, where reading costs no wait, chooses by products and searches from the
+    differences only the rows whose cut is close: 2 to 4 times faster, with the same
+    neighbours. Rows that are not finite come last among them instead of raising.
     """
     _known("metric", metric, METRICS)
     raw = _matrix(features)
@@ -146,8 +145,8 @@ def nearest_in_batch(features: Tensor, k: int, *,
             if len(rows := close.nonzero()[:, 0]):
                 index[rows], far[rows] = _direct(base[rows], rows, base, k)
         else:
-            index, far = _direct(base, torch.arange(len(base), device=raw.device), base,
-                                 k)
+            every = torch.arange(len(base), device=raw.device)
+            index, far = _direct(base, every, base, k)
         return index, base.reported(far).nan_to_num(math.inf, math.inf)
 
 
@@ -202,8 +201,8 @@ def _queries(raw: Tensor,
         if bool(((queries < 0) | (queries >= len(raw))).any()):
             raise ValueError(f"queries must be row numbers from 0 to {len(raw) - 1}")
         return None, queries
-    if queries.dim() == 2 and queries.is_floating_point(
-    ) and queries.shape[1] == raw.shape[1]:
+    points = queries.dim() == 2 and queries.is_floating_point()
+    if points and queries.shape[1] == raw.shape[1]:
         return _matrix(queries), None
     raise ValueError(
         "queries must be row numbers, int64 (Q,), or points, float "
@@ -216,8 +215,9 @@ def _queries(raw: Tensor,
 
 @dataclass(frozen=True)
 class _Space:
-    """Rows in which Euclidean distances order the neighbours: `raw` (..., D) times
-    `factor` (...).
+    """Rows in which Euclidean distances order the neighbours.
+
+    `raw` (..., D) times `factor` (...).
 
     l2: all by one power of two, so that squares stay within the range of numbers.
     cosine: each to length 1, but for rows of zeros (`zero`), which lie at distance
@@ -261,8 +261,7 @@ class _Space:
         return far if self.metric == "cosine" else (far / self.factor[0]).float()
 
     def rank(self, points: _Space, among: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The candidates `among` (Q, c) in order, how far they are, and that in this
-        space."""
+        """Candidates `among` (Q, c) in order, how far they are, and in this space."""
         among = among.sort(1).values  # so that ties go to the lower number
         there = self[among]
         apart = torch.linalg.vector_norm(there.full().sub_(points.full()[:, None]),
@@ -286,8 +285,7 @@ _Search = Callable[[_Space, "Tensor | None", _Space, int], _Found]
 
 
 def _space(raw: Tensor, metric: str, largest: float = 0.5) -> _Space:
-    """The rows of `raw`; `largest`: the largest magnitude of all rows to be compared
-    (l2)."""
+    """The rows of `raw`; `largest`: largest magnitude of all that are compared (l2)."""
     # MPS has no float64
     full = torch.float32 if raw.device.type == "mps" else torch.float64
     zero = torch.zeros(len(raw), dtype=torch.bool, device=raw.device)
@@ -309,8 +307,7 @@ def _space(raw: Tensor, metric: str, largest: float = 0.5) -> _Space:
 
 
 def _direct(points: _Space, own: Tensor | None, base: _Space, k: int) -> _Found:
-    """The k nearest by the distances to all rows, each computed from the
-    differences."""
+    """The k nearest by the distances to all rows, each from the differences."""
     apart = torch.cdist(points.full(), base.full(),
                         compute_mode="donot_use_mm_for_euclid_dist")
     far = base.distances(
@@ -324,8 +321,7 @@ def _direct(points: _Space, own: Tensor | None, base: _Space, k: int) -> _Found:
 
 
 def _by_scores(base: _Space, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The k nearest other rows by products in float64, and for which rows the cut is
-    close.
+    """The k nearest other rows by products in float64, and where the cut is close.
 
     A score a.b - |b|^2 / 2 about the mean of all rows is off by D 2^-52 (|a| + |a -
     b|)^2 at most. A cut is not close if no such error, nor the distances' rounding to
@@ -347,8 +343,8 @@ def _by_scores(base: _Space, k: int) -> tuple[Tensor, Tensor, Tensor]:
     there = full.index_select(0, among.flatten()).view(len(full), k, -1)
     apart = torch.linalg.vector_norm(there.sub_(full[:, None]), dim=2)
     if base.metric == "cosine":
-        apart, sure = torch.where(base.zero[among], math.sqrt(2),
-                                  apart), sure & ~base.zero
+        apart = torch.where(base.zero[among], math.sqrt(2), apart)
+        sure = sure & ~base.zero
     index, far, _ = base.ordered(among, apart)
     return index, far, ~sure
 
@@ -358,8 +354,7 @@ def _by_scores(base: _Space, k: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def _exact(points: _Space, own: Tensor | None, base: _Space, k: int, wide: bool,
            chunk: int | None) -> _Found:
-    """By products of few bits; where that was too close of float64; at last
-    directly."""
+    """By products of few bits; where too close, of float64; at last directly."""
     levels = [torch.bfloat16 if wide else torch.float32]
     if base.factor.dtype == torch.float64:
         levels.append(torch.float64)
@@ -395,8 +390,7 @@ def _by_products(
     level: torch.dtype,
     chunk: int | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The k best of the candidates with the best scores, and for which rows the cut is
-    close.
+    """The k best of the candidates with the best scores, and where the cut is close.
 
     a.b - |b|^2 / 2 orders the rows b about a as -|a - b|^2 does; about the mean of all
     rows rounding is least.
@@ -438,8 +432,8 @@ def _by_products(
             index, far, apart = base.rank(block[part], among[part])
             last = apart[:, -1]
             gap = 0.5 * (last.square() - apart[:, k - 1].square())
-            close = (gap <= slack *
-                     (reach[part] + last).square()) | (far[:, k - 1] == far[:, -1])
+            close = gap <= slack * (reach[part] + last).square()
+            close = close | (far[:, k - 1] == far[:, -1])
             close |= block[part].zero
             found.append((index[:, :k], far[:, :k], close & (candidates < most)))
     indices, distances, unsure = zip(*found, strict=True)
@@ -447,16 +441,14 @@ def _by_products(
 
 
 def _rounded(x: Tensor, few: bool) -> Tensor:
-    """Rounded to bfloat16 for a shortlist; a CPU multiplies the rounded numbers in
-    float32."""
+    """Rounded to bfloat16 for a shortlist; a CPU multiplies these in float32."""
     if not few:
         return x
     return x.bfloat16() if x.is_cuda else x.bfloat16().float()
 
 
 def _products(block: Tensor, base: Tensor) -> Tensor:
-    """Inner products (Q, N) summed and returned in float32, or in the float64 of
-    both."""
+    """Inner products (Q, N), summed in float32, or in float64 where both have it."""
     if block.dtype == torch.bfloat16:
         return torch.mm(block, base.T, out_dtype=torch.float32)
     return block @ base.T
@@ -466,15 +458,14 @@ def _products(block: Tensor, base: Tensor) -> Tensor:
 
 
 def _distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The first number of each distinct row (U,), ascending, and of each row its place
-    in it."""
+    """First number of each distinct row (U,), ascending; each row's place there."""
     draws = torch.Generator().manual_seed(0)
     weights = torch.randint(-(2**62), 2**62, (rows.shape[1],), generator=draws) * 2 + 1
     weights, sums = weights.to(rows.device), []
     for block in rows.split(_ROWS):
         bits = (block + 0.0).contiguous()  # -0 is 0
-        bits = bits.view(torch.int64 if bits.dtype ==
-                         torch.float64 else torch.int32).long()
+        kind = torch.int64 if bits.dtype == torch.float64 else torch.int32
+        bits = bits.view(kind).long()
         # wraps round, in any order alike
         sums.append(((bits ^ (bits >> 17)) * weights).sum(1))
     first, group = _groups(torch.cat(sums).unique(return_inverse=True)[1])
@@ -487,8 +478,7 @@ def _distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _groups(group: Tensor) -> tuple[Tensor, Tensor]:
-    """Groups numbered by their first member: those members, and of each row its
-    group."""
+    """Groups numbered by first member: those members, and of each row its group."""
     numbers = torch.arange(len(group), device=group.device)
     first = numbers.new_full((int(group.max()) + 1,), len(group))
     first.scatter_reduce_(0, group, numbers, "amin")
@@ -523,8 +513,8 @@ def _with_copies(
     width = min(k + 1, int(sizes.max()))
     places = torch.arange(width, device=group.device)
     starts = sizes.cumsum(0) - sizes
-    members = group.argsort(stable=True)[(starts[:, None] +
-                                          places).clamp(max=len(group) - 1)]
+    at = (starts[:, None] + places).clamp(max=len(group) - 1)
+    members = group.argsort(stable=True)[at]
     members = torch.where(places < sizes[:, None], members, len(group))
     asked = torch.arange(len(groups), device=group.device) if own is None else back
     index, distance = [], []
@@ -580,7 +570,7 @@ def _graph(m: int, ef_construction: int, ef: int, seed: int, threads: int) -> _S
         step = max(1, min(1024, _room(base) // (2 * k * base.raw.shape[1])))
         starts = [slice(at, at + step) for at in range(0, len(points), step)]
         found = [base.rank(points[at], among[at])[:2] for at in starts]
-        return torch.cat([index
-                          for index, _ in found]), torch.cat([far for _, far in found])
+        return (torch.cat([index for index, _ in found]),
+                torch.cat([far for _, far in found]))
 
     return search

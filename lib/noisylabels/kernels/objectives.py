@@ -30,13 +30,11 @@ def _reduce(loss: Tensor, reduction: str) -> Tensor:
 
 
 def _log(p: Tensor) -> Tensor:
-    """log p with p = 0 held at the smallest normal number: value and gradient stay
-    finite."""
+    """log p; p = 0 counts as the smallest normal number: all stays finite."""
     return p.clamp_min(torch.finfo(p.dtype).tiny).log()
 
 
-# --- losses
-# -----------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------- losses
 
 
 def cross_entropy(logits: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
@@ -67,11 +65,11 @@ def gce(logits: Tensor, y: Tensor, q: float = 0.7, reduction: str = "mean") -> T
 
 def negative_probability(logits: Tensor, targets: Tensor,
                          reduction: str = "mean") -> Tensor:
-    """-sum_c t_c p_c: the negative log-likelihood routine applied to probabilities,
-    without log.
+    """-sum_c t_c p_c: minus the mixed probability, without a log.
 
-    Equals the mean absolute error up to scale and constant. MixNN's loss between its
-    warm-up and its start of neighbour mixing, as released.
+    The negative log-likelihood routine applied to probabilities. Equals the mean
+    absolute error up to scale and constant. MixNN's loss between its warm-up and its
+    start of neighbour mixing, as released.
     """
     p = _lift(logits).softmax(1)
     return _reduce(-(targets.to(p.dtype) * p).sum(1), reduction)
@@ -93,8 +91,7 @@ def kl(p_target: Tensor, logits: Tensor, reduction: str = "mean") -> Tensor:
     return _reduce((p * (_log(p) - _lift(logits).log_softmax(1))).sum(1), reduction)
 
 
-# --- regularisers on probabilities
-# ------------------------------------------------------------
+# -------------------------------------------------------- regularisers on probabilities
 
 
 def entropy(p: Tensor, reduction: str = "mean") -> Tensor:
@@ -104,8 +101,7 @@ def entropy(p: Tensor, reduction: str = "mean") -> Tensor:
 
 
 def negative_entropy(p: Tensor, reduction: str = "mean") -> Tensor:
-    """sum_c p_c log p_c: DivideMix' confidence penalty in the warm-up on asymmetric
-    noise."""
+    """sum_c p_c log p_c: DivideMix' penalty in the warm-up on asymmetric noise."""
     return -entropy(p, reduction)
 
 
@@ -133,13 +129,11 @@ def prior_kl(p: Tensor, prior: Tensor | None = None) -> Tensor:
     return (prior * (_log(prior) - _log(p.mean(0)))).sum()
 
 
-# --- ELR
-# --------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------- ELR
 
 
 def elr_update(memory: Tensor, p: Tensor, beta: float) -> Tensor:
-    """New memory rows of a batch: beta t + (1 - beta) p~, no gradient. ELR, temporal
-    ensembling.
+    """New memory rows of a batch: beta t + (1 - beta) p~, no gradient. ELR.
 
     p~ is p clamped to [1e-4, 1 - 1e-4] and renormalised to sum 1. Memory starts at zero
     and is updated *before* `elr_term` is computed from it (official code).
@@ -151,17 +145,15 @@ def elr_update(memory: Tensor, p: Tensor, beta: float) -> Tensor:
 
 
 def elr_term(memory: Tensor, p: Tensor, reduction: str = "mean") -> Tensor:
-    """log(1 - sum_c t_c p_c), p clamped to [1e-4, 1 - 1e-4] but not renormalised. ELR's
-    term.
+    """ELR's term log(1 - sum_c t_c p_c), p clamped to [1e-4, 1 - 1e-4].
 
-    The loss of ELR is cross entropy + lambda times this.
+    p is not renormalised. The loss of ELR is cross entropy + lambda times this.
     """
     p = _lift(p).clamp(1e-4, 1 - 1e-4)
     return _reduce((1 - (memory * p).sum(1)).log(), reduction)
 
 
-# --- targets
-# ----------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------ targets
 
 
 def one_hot(y: Tensor, num_classes: int) -> Tensor:
@@ -170,8 +162,10 @@ def one_hot(y: Tensor, num_classes: int) -> Tensor:
 
 
 def sharpen(p: Tensor, temperature: float) -> Tensor:
-    """p^(1/T) / sum p^(1/T) along the last axis; T = 1 changes nothing. MixMatch, IEG
-    Eq. (3)."""
+    """p^(1/T) / sum p^(1/T) along the last axis. MixMatch; IEG, Eq. (3).
+
+    T = 1 changes nothing; T < 1 makes p more decided.
+    """
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, not {temperature}")
     p = _lift(p)
@@ -181,8 +175,7 @@ def sharpen(p: Tensor, temperature: float) -> Tensor:
 
 
 def rms_normalise(logits: Tensor) -> Tensor:
-    """Logits over their root mean square: one scalar for the whole (B, C) matrix, not
-    per row.
+    """Logits over their root mean square: one number for the whole (B, C) matrix.
 
     z (mean z^2 + 1e-8)^(-1/2), IEG's code, before the softmax of the pseudo label and
     inside the cross entropies of its mixed batches. The gradient flows through the
@@ -192,17 +185,15 @@ def rms_normalise(logits: Tensor) -> Tensor:
     return z * (z.square().mean() + 1e-8).rsqrt()
 
 
-# --- mixing
-# -----------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------- mixing
 
 
 def mixup(x: Tensor, perm: Tensor, lam: Tensor | float) -> Tensor:
-    """lam x + (1 - lam) x[perm], for images (B, ...) or targets (B, C), in x's own
-    dtype.
+    """lam x + (1 - lam) x[perm], for images (B, ...) or targets (B, C).
 
-    `lam` is one coefficient (float or 0-d tensor) or one per sample (B,); `perm` is
-    int64 (B,). Computed in float32 at least, so that images and targets get the same
-    coefficient.
+    In x's own dtype. `lam` is one coefficient (float or 0-d tensor) or one per sample
+    (B,); `perm` is int64 (B,). Computed in float32 at least, so that images and targets
+    get the same coefficient.
     """
     if not x.is_floating_point():
         raise ValueError(
@@ -226,8 +217,7 @@ def draw_beta(
     size: tuple[int, ...] = (),
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """float32 draws of Beta(alpha, alpha) from `generator`, made where the generator
-    lives.
+    """float32 draws of Beta(alpha, alpha), made where the generator lives.
 
     alpha = 1 is uniform. `device` (default: the generator's) is where the result is
     put.
@@ -247,8 +237,7 @@ def draw_beta(
 
 
 def dominant(lam: Tensor) -> Tensor:
-    """max(lam, 1 - lam): the first partner weighs at least one half. MixMatch,
-    DivideMix, SANM."""
+    """max(lam, 1 - lam): the first partner has at least one half. MixMatch."""
     return torch.maximum(lam, 1 - lam)
 
 

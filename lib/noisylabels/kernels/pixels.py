@@ -1,5 +1,4 @@
-"""The pixel work under `views`: batched, per sample, uint8 in and out, equal to Pillow
-bit by bit.
+"""The pixel work under `views`: batched, per sample, uint8, as Pillow bit by bit.
 
 Every function takes a whole batch and one parameter per sample, and does the same fixed
 number of tensor operations whatever the batch holds: no loop over samples, no transfer
@@ -24,7 +23,7 @@ from torch import Tensor
 SHEARS = ("ShearX", "ShearY")
 GEOMETRIC = (*SHEARS, "TranslateX", "TranslateY", "Rotate")
 TABULAR = ("AutoContrast", "Equalize", "Invert", "Posterize", "Solarize", "Brightness",
-           "Contrast")  # fmt: skip
+           "Contrast")
 BLENDED = ("Color", "Sharpness")
 OPS = ("Identity", *GEOMETRIC, *TABULAR, *BLENDED)
 CODE = {name: code for code, name in enumerate(OPS)}
@@ -40,8 +39,7 @@ def select(mask: Tensor, a: Tensor, b: Tensor | int) -> Tensor:
 
 
 def gather_pixels(x: Tensor, row: Tensor, col: Tensor, fill: int | None) -> Tensor:
-    """Pixels of `x` (B,C,H,W) at `row` and `col`, both broadcastable to (B,h,w):
-    (B,C,h,w).
+    """Pixels (B,C,h,w) of `x` (B,C,H,W) at `row`, `col`, broadcastable to (B,h,w).
 
     Positions outside the image give `fill`; with None the caller warrants that there
     are none.
@@ -60,8 +58,7 @@ def gather_pixels(x: Tensor, row: Tensor, col: Tensor, fill: int | None) -> Tens
 def crop(
     x: Tensor, top: Tensor, left: Tensor, flip: Tensor, pad: int, mode: str, fill: int
 ) -> Tensor:
-    """Windows of the images' size from their padded form, mirrored where `flip`: one
-    gather.
+    """Windows of the images' size from their padded form, mirrored where `flip`.
 
     `top`, `left` (B,) int64 in 0..2*pad are the corner in the padded image, `flip` (B,)
     bool.
@@ -80,8 +77,7 @@ def crop(
 def erase(
     x: Tensor, top: Tensor, bottom: Tensor, left: Tensor, right: Tensor, fill: int
 ) -> Tensor:
-    """Paint rows top..bottom-1, columns left..right-1 (each (B,)) of every sample with
-    `fill`."""
+    """`fill` in rows top..bottom-1 and columns left..right-1, (B,) each."""
     row = torch.arange(x.shape[2], device=x.device)
     col = torch.arange(x.shape[3], device=x.device)
     rows = (row < top[:, None]) | (row >= bottom[:, None])
@@ -90,8 +86,7 @@ def erase(
 
 
 def may_look(x: Tensor) -> bool:
-    """Whether indices may be read from x's device at no cost: an eager step on a
-    CPU."""
+    """Whether indices may be read from x's device at no cost: eagerly, on a CPU."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
@@ -107,14 +102,12 @@ def operate(x: Tensor, code: Tensor, magnitude: Tensor, fill: int, ops: tuple[st
     nearest neighbour.
     """
     sparse = may_look(x)
-    passes: tuple[tuple[tuple[str, ...], Callable[..., Tensor]],
-                  ...] = ((SHEARS if bicubic else
-                           (), functools.partial(shear, fill=fill)),
-                          (GEOMETRIC[len(SHEARS) * bicubic:],
-                           functools.partial(warp, fill=fill, bicubic=bicubic)),
-                          (TABULAR, functools.partial(look_up,
-                                                      ops=ops)), (BLENDED, blend),
-                          )
+    passes: tuple[tuple[tuple[str, ...], Callable[..., Tensor]], ...] = (
+        (SHEARS if bicubic else (), functools.partial(shear, fill=fill)),
+        (GEOMETRIC[len(SHEARS) * bicubic:],
+         functools.partial(warp, fill=fill, bicubic=bicubic)),
+        (TABULAR, functools.partial(look_up, ops=ops)),
+        (BLENDED, blend))
     for family, work in passes:
         if not any(name in family for name in ops):
             continue
@@ -141,8 +134,9 @@ def _cubic(a: Tensor, b: Tensor, c: Tensor, d: Tensor, at: Tensor) -> Tensor:
 
 
 def shear(x: Tensor, code: Tensor, magnitude: Tensor, fill: int) -> Tensor:
-    """ShearX/Y by bicubic interpolation: 4x4 pixels in float64, borders repeated, then
-    cut off.
+    """ShearX/Y by bicubic interpolation: 4x4 pixels in float64.
+
+    Borders are repeated, then cut off.
 
     An image of another operation comes out as it was: nothing is between its pixels.
     """
@@ -160,24 +154,22 @@ def shear(x: Tensor, code: Tensor, magnitude: Tensor, fill: int) -> Tensor:
     du, dv = (u - left)[:, None], (v - top)[:, None]
 
     def line(k: int) -> Tensor:
-        four = [
-            gather_pixels(x, row + k, col + j, None).double() for j in (-1, 0, 1, 2)
-        ]
+        four = [gather_pixels(x, row + k, col + j, None).double()
+                for j in (-1, 0, 1, 2)]
         return _cubic(four[0], four[1], four[2], four[3], du)
 
-    value = _cubic(line(-1), line(0), line(1), line(2), dv).clamp(0,
-                                                                  255).to(torch.uint8)
+    value = _cubic(line(-1), line(0), line(1), line(2), dv)
+    value = value.clamp(0, 255).to(torch.uint8)
     return select(inside[:, None], value, fill)
 
 
 def warp(x: Tensor, code: Tensor, magnitude: Tensor, fill: int,
          bicubic: bool = False) -> Tensor:
-    """Pass 1, Rotate (degrees counter-clockwise), ShearX/Y (factor), TranslateX/Y
-    (pixels).
+    """Pass 1: Rotate, ShearX/Y, TranslateX/Y.
 
-    Each is the inverse map (u, v) = (a0 s + a1 t + a2, a3 s + a4 t + a5) from an output
-    pixel's centre (s, t) to the input, nearest neighbour. `bicubic` leaves out
-    ShearX/Y: see `shear`.
+    By degrees counter-clockwise, a factor, pixels. Each is the inverse map (u, v) = (a0
+    s + a1 t + a2, a3 s + a4 t + a5) from an output pixel's centre (s, t) to the input,
+    nearest neighbour. `bicubic` leaves out ShearX/Y: see `shear`.
     """
     h, w = x.shape[2:]
     zero = torch.zeros_like(magnitude)
@@ -205,8 +197,7 @@ def warp(x: Tensor, code: Tensor, magnitude: Tensor, fill: int,
 
 
 def luminance(x: Tensor) -> Tensor:
-    """Grey level (B,1,H,W) int32: Pillow's integer weights for C=3, the image itself
-    for C=1."""
+    """Grey level (B,1,H,W) int32: Pillow's integer weights for C=3, C=1 as it is."""
     v = x.to(torch.int32)
     if x.shape[1] == 1:
         return v
@@ -232,8 +223,8 @@ def look_up(x: Tensor, code: Tensor, magnitude: Tensor,
     # identity table
     start = torch.where(code == CODE["Solarize"], magnitude, 256.0)
     start = torch.where(code == CODE["Invert"], 0.0, start)
-    bits = torch.where(code == CODE["Posterize"], magnitude,
-                       8.0).clamp(1, 8).to(torch.int64)
+    bits = torch.where(code == CODE["Posterize"], magnitude, 8.0)
+    bits = bits.clamp(1, 8).to(torch.int64)
     table = torch.where(level >= start, 255 - level, level) & (256 - (1 << (8 - bits)))
     table = table.to(torch.uint8)
     if used("Brightness", "Contrast"):
@@ -271,8 +262,7 @@ def look_up(x: Tensor, code: Tensor, magnitude: Tensor,
 
 
 def smooth(x: Tensor) -> Tensor:
-    """3x3 mean with a fivefold centre (weights sum to 13), rounded; the outermost
-    pixels stay."""
+    """3x3 mean with a fivefold centre (sum 13), rounded; the outermost pixels stay."""
     v = x.to(torch.int16)
     rows = v[:, :, :-2] + v[:, :, 1:-1] + v[:, :, 2:]
     total = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4 * v[:, :, 1:-1, 1:-1]
@@ -282,8 +272,10 @@ def smooth(x: Tensor) -> Tensor:
 
 
 def blend(x: Tensor, code: Tensor, magnitude: Tensor) -> Tensor:
-    """Pass 3, base + factor (x - base): Color from the luminance, Sharpness from the
-    smoothed."""
+    """Pass 3, base + factor (x - base).
+
+    Color: the base is the luminance; Sharpness: the smoothed image.
+    """
     code = code[:, None, None, None]
     base = select(code == CODE["Sharpness"], smooth(x), x)
     if x.shape[1] == 3:

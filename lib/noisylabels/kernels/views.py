@@ -8,7 +8,8 @@ so a view can be compared, hashed and printed.
 
     weak    Weak(pad=4, flip=True)                     crop and flip by one gather
     strong  Chain((Weak(), RandAugment.fixmatch(), Cutout.fixmatch()))      as in SANM
-            Chain((AutoAugment.ieg(), Weak.ieg_strong(), Cutout.ieg()))  in IEG, after weak
+            Chain((AutoAugment.ieg(), Weak.ieg_strong(), Cutout.ieg()))
+                                                            as in IEG, there after weak
 
 Sources: RandAugment with the FixMatch pool and AutoAugment as used by the official code
 of SANM (Tu et al. 2023); both with the magnitudes of the official code of IEG (Zhang et
@@ -33,8 +34,7 @@ View = Callable[[Tensor, torch.Generator], Tensor]
 
 POOL = ("AutoContrast", "Brightness", "Color", "Contrast", "Equalize", "Identity",
         "Posterize", "Rotate", "Sharpness", "ShearX", "ShearY", "Solarize",
-        "TranslateX", "TranslateY",
-        )  # fmt: skip
+        "TranslateX", "TranslateY")
 """The 14 operations of FixMatch's RandAugment, which SANM and IEG use as well."""
 
 CIFAR10_POLICIES = (
@@ -106,8 +106,8 @@ def _check(x: Tensor, generator: torch.Generator) -> None:
     )
     _need(
         generator.device.type == x.device.type,
-        f"the generator is on {generator.device}, the images are on {x.device}: use one "
-        "device",
+        f"the generator is on {generator.device}, the images are on {x.device}: "
+        "use one device",
     )
 
 
@@ -160,13 +160,11 @@ class Weak:
 
     @classmethod
     def ieg_strong(cls) -> Weak:
-        """The crop in IEG's strong view: pad 4 in mid-grey, offsets 0..7 as in its
-        code."""
+        """The crop in IEG's strong view: pad 4 in mid-grey, offsets 0..7 (its code)."""
         return cls(pad=4, flip=True, fill=128, offsets=8)
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Corner rows, columns (n,) int64 in the padded image; which to mirror (n,)
-        bool."""
+        """Rows, columns of corners in the padded image, int64; mirrored, bool; (n,)."""
         device = generator.device
         span = 2 * self.pad + 1 if self.offsets is None else self.offsets
         top, left = torch.randint(span, (2, n), generator=generator, device=device)
@@ -213,21 +211,22 @@ class Cutout:
 
     @classmethod
     def ieg(cls, size: int = 16) -> Cutout:
-        """16x16, clipped at the borders. IEG fills 0 of [-1, 1], between 127 and 128:
-        here 128."""
+        """16x16, clipped at the borders, grey 128.
+
+        IEG fills 0 of [-1, 1], between 127 and 128.
+        """
         return cls(size, 128, "centre")
 
     def draw(self, n: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-        """First row, row after the last, first column, column after the last: (4, n)
-        int64.
+        """First row, row after the last, and columns likewise: (4, n) int64.
 
         Not yet clipped to the image, `size` its height and width.
         """
         device = generator.device
-        side = torch.tensor(size, dtype=torch.float64).to(device,
-                                                          non_blocking=True)[:, None]
-        u = side * torch.rand(
-            (2, n), generator=generator, device=device, dtype=torch.float64)
+        side = torch.tensor(size, dtype=torch.float64)[:, None]
+        side = side.to(device, non_blocking=True)
+        u = side * torch.rand((2, n), generator=generator, device=device,
+                              dtype=torch.float64)
         if self.rule == "corner":
             first = (u - self.size / 2).clamp(min=0).to(torch.int64)
             last = first + self.size + 1
@@ -244,8 +243,10 @@ class Cutout:
 
 
 def _fixmatch(name: str, level: int, side: int) -> Entry:
-    """FixMatch's pool at level 0..10: factors .05-.95, 4-8 bits, 30 degrees, .3 of the
-    side."""
+    """FixMatch's pool at level 0..10.
+
+    Factors .05-.95, 4-8 bits, 30 degrees, .3 of the side.
+    """
     if name in ("Brightness", "Color", "Contrast", "Sharpness"):
         return level * 0.9 / 10 + 0.05, 0
     if name.startswith("Translate"):
@@ -254,8 +255,10 @@ def _fixmatch(name: str, level: int, side: int) -> Entry:
 
 
 def _ieg(name: str, level: int, side: int) -> Entry:
-    """IEG's pool at level 0..10: factors .1-1.9, 4-1 bits, 10 pixels of 32 (in
-    proportion)."""
+    """IEG's pool at level 0..10.
+
+    Factors .1-1.9, 4-1 bits, 10 pixels of 32 (in proportion).
+    """
     if name in ("Brightness", "Color", "Contrast", "Sharpness"):
         return level * 1.8 / 10 + 0.1, 0
     if name.startswith("Translate"):
@@ -274,8 +277,7 @@ def _common(name: str, level: int, bits: int) -> Entry:
 
 
 def _torchvision(name: str, index: int, side: int) -> Entry:
-    """The bins of torchvision's AutoAugment, index 0..9, each signed operation with its
-    sign."""
+    """The bins of torchvision's AutoAugment, index 0..9, signed where it signs them."""
     if name in ("Brightness", "Color", "Contrast", "Sharpness"):
         return 1, 0.9 * index / 9
     if name.startswith("Translate"):
@@ -290,8 +292,10 @@ def _torchvision(name: str, index: int, side: int) -> Entry:
 
 
 def _sanm(name: str, index: int, side: int) -> Entry:
-    """SANM's AutoAugment: rotation always positive, translation not rounded, Solarize
-    from 256."""
+    """SANM's AutoAugment.
+
+    Rotation always positive, translation not rounded, Solarize from 256.
+    """
     if name.startswith("Translate"):
         return 0, 150 / 331 * index / 9 * side
     return {
@@ -306,8 +310,8 @@ _AUTO_STYLES = {"torchvision": _torchvision, "sanm": _sanm, "ieg": _ieg}
 _HOLES = {"fixmatch": 0, "torchvision": 0, "sanm": 128, "ieg": 128}
 
 
-def _entry(styles: dict, style: str, name: str, level: int, size: tuple[int,
-                                                                        int]) -> Entry:
+def _entry(styles: dict, style: str, name: str, level: int,
+           size: tuple[int, int]) -> Entry:
     return styles[style](name, level, size[0] if name.endswith("Y") else size[1])
 
 
@@ -319,11 +323,10 @@ def _check_fill(fill: int | None) -> None:
 
 
 def _finish(rows: Tensor, applied: Tensor, sign: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes and magnitudes from rows (code, first, second); what is not applied is
-    Identity."""
+    """Codes and magnitudes by rows (code, first, second); Identity if not applied."""
     code, first, second = rows.unbind(-1)
-    return torch.where(applied, code.to(torch.int64),
-                       CODE["Identity"]), first + sign * second
+    code = torch.where(applied, code.to(torch.int64), CODE["Identity"])
+    return code, first + sign * second
 
 
 def _signs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -352,8 +355,7 @@ def _auto_rows(style: str, size: tuple[int, int]) -> tuple:
 
 @dataclass(frozen=True)
 class RandAugment:
-    """`num_ops` operations drawn with replacement from `ops`, each applied with
-    `probability`.
+    """`num_ops` operations of `ops`, with replacement, each with `probability`.
 
     The level is a uniform integer in `levels` (both ends in) of 10; rotation, shear and
     translation take a random sign. `style` maps levels to magnitudes: "fixmatch" (as in
@@ -387,14 +389,15 @@ class RandAugment:
 
     @classmethod
     def fixmatch(cls) -> RandAugment:
-        """SANM's pool: two of the 14 operations, black holes. It goes with
-        `Cutout.fixmatch()`."""
+        """SANM's pool: two of the 14 operations, black holes.
+
+        It goes with `Cutout.fixmatch()`.
+        """
         return cls(style="fixmatch")
 
     @classmethod
     def ieg(cls, batch_size: int) -> RandAugment:
-        """IEG's alternative to AutoAugment: the same two operations and levels for a
-        batch.
+        """IEG's alternative to AutoAugment: the same two operations for a batch.
 
         Declared difference: holes are mid-grey at once; in the official code a second
         operation still sees them black.
@@ -404,8 +407,7 @@ class RandAugment:
     def draw(
         self, n: int, size: tuple[int, int], generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Codes into `OPS` (num_ops,n) int64 and magnitudes (num_ops,n) float64 in
-        their units."""
+        """Codes into `OPS`, int64, magnitudes in their units, float64: (num_ops,n)."""
         device = generator.device
         drawn, every = (self.num_ops, -(-n // self.shared)), (self.num_ops, n)
         which = torch.randint(len(self.ops), drawn, generator=generator, device=device)
@@ -430,8 +432,7 @@ class RandAugment:
 
 @dataclass(frozen=True)
 class AutoAugment:
-    """One of the 25 published CIFAR-10 sub-policies per sample: two operations, each by
-    chance.
+    """One of the 25 published CIFAR-10 sub-policies per sample: two operations.
 
     `style` gives the magnitudes: "torchvision": the bins of torchvision's policy, holes
     black; "sanm": SANM's reading: holes grey 128, rotation always positive, translation
@@ -465,8 +466,7 @@ class AutoAugment:
     def draw(
         self, n: int, size: tuple[int, int], generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Codes into `OPS` (2,n) int64 and magnitudes (2,n) float64 in the operations'
-        units."""
+        """Codes into `OPS`, int64, magnitudes in their units, float64: (2,n)."""
         device = generator.device
         policy = torch.randint(len(CIFAR10_POLICIES), (n,), generator=generator,
                                device=device)
@@ -488,8 +488,7 @@ class AutoAugment:
 def apply_op(
     name: str, x: Tensor, magnitude: Tensor | float | None = None, fill: int = 0
 ) -> Tensor:
-    """One named operation (see `OPS`) on every image of `x` (B,C,H,W) uint8; equal to
-    Pillow's.
+    """One named operation (see `OPS`) on all images `x` (B,C,H,W) uint8, as Pillow's.
 
     `magnitude` is one number or one per sample (B,), in the operation's unit: Rotate
     degrees counter-clockwise; ShearX/Y the factor (ShearX: output (s, t) shows input (s
@@ -505,11 +504,12 @@ def apply_op(
     if magnitude is None:
         _need(name in BARE, f"{name} needs a magnitude, one number or one per sample")
         magnitude = 0.0
-    value = torch.as_tensor(magnitude,
-                            dtype=torch.float64).to(x.device, non_blocking=True)
+    value = torch.as_tensor(magnitude, dtype=torch.float64)
+    value = value.to(x.device, non_blocking=True)
     _need(
         value.dim() == 0 or value.shape == x.shape[:1],
-        f"magnitude must be one number or one per sample ({len(x)}), not {tuple(value.shape)}",
+        f"magnitude must be one number or one per sample ({len(x)}), "
+        f"not {tuple(value.shape)}",
     )
     code = torch.full((len(x),), CODE[name], device=x.device)
     return pixels.operate(x, code, value.expand(len(x)), fill, (name,))

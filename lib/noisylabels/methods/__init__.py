@@ -32,8 +32,7 @@ def register(name: str, module: ModuleType) -> None:
 
 
 def get(name: str) -> ModuleType:
-    """The module of that method; an unknown name is an error that lists the known
-    ones."""
+    """The module of that method. Raises ValueError, with all names, for another."""
     if name not in NAMES:
         near = difflib.get_close_matches(str(name).lower(), NAMES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else "."

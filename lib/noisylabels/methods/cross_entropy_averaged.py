@@ -1,11 +1,10 @@
-"""Cross entropy with strong views and averaged weights: the plain row that a method
-must beat.
+"""Cross entropy with strong views and averaged weights: the plain row to be beaten.
 
 Much of what methods against label noise gain comes from what they train with. This row
 has that and no idea about labels at all:
 
     L      = -1/B sum_i log p(y_given_i | strong view of x_i)
-    theta' <- d theta' + (1 - d) theta      after every step; theta' answers and is evaluated
+    theta' <- d theta' + (1 - d) theta      after every step; theta' is evaluated
 
 The strong view is RandAugment with cutout, as in the methods that use one; d is
 `average`, with the warm-up of `engine.WeightAverage`. All else is `cross_entropy`. From

@@ -1,9 +1,8 @@
-"""Cross entropy on the given labels *and* on the trusted samples: the fair row beside
-IEG.
+"""Cross entropy on given labels *and* on trusted samples: the fair row beside IEG.
 
 A method that is handed clean samples must beat the plain use of them:
 
-    L = -1/B sum_i log p(y_i | x_i)      i over noisy samples (y as given) and trusted ones
+    L = -1/B sum_i log p(y_i | x_i)    i: noisy samples (y as given) and trusted ones
 
 Everything else is `cross_entropy`. Ten trusted samples a class are a drop in the ocean,
 and the wrong labels are still learnt by heart.

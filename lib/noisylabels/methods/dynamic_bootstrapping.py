@@ -1,15 +1,17 @@
-"""Dynamic bootstrapping (Arazo et al., ICML 2019), "DB" in DRPL's tables, also
-M-correction.
+"""Dynamic bootstrapping (Arazo et al., ICML 2019): a label as far as it is trusted.
+
+"DB" in DRPL's tables, elsewhere M-correction.
 
 How far a label is to be trusted differs from sample to sample. A mixture of two betas
 is fitted to the losses after every epoch; its posterior says how likely a label is
 wrong, and by that much the network's own prediction takes the label's place. Mixup
 keeps all of it from being learnt by heart.
 
-    w_i = p(noisy | -log h_y(x_i))             beta mixture as in DRPL; clipped to [1e-4, 1 - 1e-4]
-    t_i = (1 - w_i) y_i + w_i z_i              z: softmax of the un-mixed image (soft), or its
-                                               argmax (hard); no gradient
-    l   = lam CE(t_i, h(x~)) + (1 - lam) CE(t_j, h(x~)) + reg R_p,     x~ = lam x_i + (1 - lam) x_j
+    w_i = p(noisy | -log h_y(x_i))     beta mixture as in DRPL, in [1e-4, 1 - 1e-4]
+    t_i = (1 - w_i) y_i + w_i p_i      p: softmax of the un-mixed image (soft), or its
+                                       argmax (hard); no gradient
+    x~  = lam x_i + (1 - lam) x_j
+    l   = lam CE(t_i, h(x~)) + (1 - lam) CE(t_j, h(x~)) + reg R_p
     R_p = KL(uniform || mean_i h(x~_i))
 
 Up to epoch `warm_up` plain mixup on the given labels, without R_p. The mixture is
@@ -40,8 +42,13 @@ COST = 2.0  # forward and backward passes of an epoch, as multiples of cross ent
 
 @dataclass(frozen=True)
 class Settings(engine.Recipe):
-    """warm_up: epochs of plain mixup. mix_alpha: of mixup's Beta. reg: weight of R_p.
-    boot: `soft` or `hard`, what takes a doubtful label's place."""
+    """What dynamic bootstrapping adds to the recipe.
+
+    Args:
+        warm_up: epochs of plain mixup. mix_alpha: of mixup's Beta.
+        reg: weight of R_p.
+        boot: `soft` or `hard`, what takes a doubtful label's place.
+    """
 
     network: str = "preact18"
     lr: float = 0.1
@@ -62,11 +69,8 @@ def published(dataset: str, noise: str, rate: float) -> dict[str, Any]:
 def scaled(budget: str, dataset: str, noise: str, rate: float) -> dict[str, Any]:
     """The warm-up in proportion: about a third of the epochs, then the lower rate."""
     warm_up = {"smoke": 10, "laptop": 7, "desk": 22, "fast": 14}[budget]
-    return {
-        "warm_up": warm_up, "schedule": "steps",
-        "milestones": (warm_up, {"smoke": 25, "laptop": 17, "desk": 53,
-                                 "fast": 34}[budget])
-    }
+    lower = {"smoke": 25, "laptop": 17, "desk": 53, "fast": 34}[budget]
+    return {"warm_up": warm_up, "schedule": "steps", "milestones": (warm_up, lower)}
 
 
 def train(task: engine.Task, s: Settings, log: Recorder) -> nn.Module:

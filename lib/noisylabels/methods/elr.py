@@ -5,8 +5,9 @@ remembers them as a running mean t (N x C) and pulls the prediction p towards wh
 remembered, so that the gradient of a wrong label is cancelled before it is learnt by
 heart:
 
-    t_i <- beta t_i + (1 - beta) p~_i                            p~: clamped p, sums to 1, detached
-    L    = CE(p, y_given) + lam * 1/B sum_i log(1 - <t_i, p_i>)  p clamped to [1e-4, 1 - 1e-4]
+    t_i <- beta t_i + (1 - beta) p~_i      p~: p, clamped, then of sum 1; detached
+    L    = CE(p, y_given)
+           + lam * 1/B sum_i log(1 - <t_i, p_i>)    p clamped to [1e-4, 1 - 1e-4]
 
 The memory is updated first, then used; it starts at zero. Settings of the official
 code: CIFAR-10 symmetric beta 0.7, lam 3, cosine restarts, 150 epochs, which is what the

@@ -1,5 +1,6 @@
-"""Forward correction (Patrini et al., CVPR 2017), "FW" in DRPL's tables: pass through
-the noise.
+"""Forward correction (Patrini et al., CVPR 2017): predictions pass through the noise.
+
+"FW" in DRPL's tables.
 
 If labels are spoilt by a matrix T, T_cy = p(given y | true c), then what the network
 says of the true class, sent through T, says what label was given. So train on that:
@@ -10,12 +11,12 @@ At the right T the best network for the spoilt labels is the best one for the tr
 labels. T speaks of classes, not of samples, and wrong labels can still be learnt by
 heart.
 
-    transition = "true"       T counted from true and given labels: knowledge that nobody has. The
-                              DRPL authors call their runs "ForwardOracle", hence the
-                              default.
-    transition = "estimated"  cross entropy for `estimate_epochs` first; row c of T is h(x) of the
-                              image that shows class c most plainly, the `anchor`
-                              quantile of h_c.
+    transition = "true"       T counted from true and given labels: knowledge that
+                              nobody has. The DRPL authors call their runs
+                              "ForwardOracle", hence the default.
+    transition = "estimated"  cross entropy for `estimate_epochs` first; row c of T is
+                              h(x) of the image that shows class c most plainly, the
+                              `anchor` quantile of h_c.
 
 Under out-of-distribution noise T is the identity, no label being wrong, and the loss is
 cross entropy. The original settings were not available: the schedule is that of
@@ -44,9 +45,13 @@ COST = 1.0  # forward and backward passes of an epoch, as multiples of cross ent
 
 @dataclass(frozen=True)
 class Settings(engine.Recipe):
-    """transition: `true` or `estimated`. estimate_epochs: of cross entropy before the
-    estimate, at the recipe's first rate; anchor: quantile of h_c that marks the
-    plainest image of class c."""
+    """What forward correction adds to the recipe.
+
+    Args:
+        transition: `true` or `estimated`.
+        estimate_epochs: of cross entropy before the estimate, at the first rate.
+        anchor: quantile of h_c that marks the plainest image of class c.
+    """
 
     transition: str = one_of("true", "estimated")
     estimate_epochs: int = within(engine.EPOCHS, 30)
@@ -54,10 +59,9 @@ class Settings(engine.Recipe):
 
 
 def published(dataset: str, noise: str, rate: float) -> dict[str, Any]:
-    """The schedule of `cross_entropy` everywhere; with 100 classes the largest value as
-    anchor."""
-    return {"anchor": 1.0} if dataset in ("cifar100", "imagenet32",
-                                          "imagenet64") else {}
+    """The schedule of `cross_entropy`; with 100 classes the largest value as anchor."""
+    many = dataset in ("cifar100", "imagenet32", "imagenet64")
+    return {"anchor": 1.0} if many else {}
 
 
 def scaled(budget: str, dataset: str, noise: str, rate: float) -> dict[str, Any]:
@@ -71,27 +75,25 @@ def total_epochs(s: Settings, samples: int = 0) -> int:
 
 
 def forward_cross_entropy(logits: Tensor, y: Tensor, transition: Tensor) -> Tensor:
-    """-mean log (T^T h)_y for logits (B, C), labels y (B,) and T (C, C), rows = true
-    class."""
+    """-mean log (T^T h)_y; logits (B, C), labels y (B,), T (C, C) with rows = true."""
     log_h = logits.float().log_softmax(1)
     log_t = transition.to(log_h.dtype).log()  # -inf where a class never gets that label
-    never = log_t.isneginf().all(
-        0)  # a label that no class gets: held at the smallest number
+    never = log_t.isneginf().all(0)  # no class gets that label: the smallest number
     log_t = log_t.masked_fill(never, math.log(torch.finfo(log_h.dtype).tiny))
     return -(log_h + log_t.T[y]).logsumexp(1).mean()
 
 
 def anchors(p: Tensor, quantile: float) -> Tensor:
-    """T (C, C) from predictions p (N, C) of a network trained on the given labels: row
-    c is the prediction for the sample whose p_c lies at that quantile among all
-    samples."""
+    """T (C, C) from predictions p (N, C) of a network trained on the given labels.
+
+    Row c is the prediction for the sample whose p_c lies at that quantile among all.
+    """
     place = round(quantile * (len(p) - 1))
     return p[p.argsort(dim=0, stable=True)[place]]
 
 
 def estimate(task: engine.Task, s: Settings, log: Recorder) -> Tensor:
-    """Cross entropy on the given labels for a while, then T from its plainest
-    images."""
+    """T, by cross entropy on the given labels for a while and its plainest images."""
     net, opt = engine.start(s, task)
 
     @engine.step(opt, task)

@@ -1,5 +1,4 @@
-"""Generalised cross entropy (Zhang & Sabuncu, NeurIPS 2018): between cross entropy and
-MAE.
+"""Generalised cross entropy (Zhang & Sabuncu, NeurIPS 2018): towards the MAE.
 
     L = 1/B sum_i (1 - p(y_given_i | x_i)^q) / q,        0 < q <= 1
 

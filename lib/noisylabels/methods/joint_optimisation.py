@@ -1,14 +1,16 @@
-"""Joint optimisation (Tanaka et al., CVPR 2018), "R" in DRPL's tables: learn labels and
-weights.
+"""Joint optimisation (Tanaka et al., CVPR 2018): learn the labels with the weights.
+
+"R" in DRPL's tables.
 
 A network that trains with a high learning rate does not learn wrong labels by heart. So
 labels may be replaced by its own predictions while it trains, and a fresh network
 learns what came out.
 
-    step 1  l = CE(q, h) + alpha R_p + beta R_e        constant, high learning rate
-            R_p = KL(uniform || mean_i h_i)            keeps the classes from collapsing into one
-            R_e = mean entropy of h                    keeps the predictions decided
-            q_i = mean of the last `ring` epochs' h(x_i), after every epoch from `relabel_from` on
+    step 1  l = CE(q, h) + alpha R_p + beta R_e     constant, high learning rate
+            R_p = KL(uniform || mean_i h_i)         keeps the classes from collapsing
+            R_e = mean entropy of h                 keeps the predictions decided
+            q_i = mean of the last `ring` epochs' h(x_i), after every epoch from
+                  `relabel_from` on
     step 2  fresh network; l = CE(q, h), the soft labels q frozen
 
 The predictions averaged are those made in training, each just before its step. DRPL's
@@ -44,10 +46,10 @@ class Settings(engine.Recipe):
     """The recipe's rate, epochs and milestones are those of step 2.
 
     Args:
-        relabel_epochs, relabel_lr, relabel_from: of step 1; targets change after
-            `relabel_from`.
-        ring: epochs whose predictions are averaged; alpha, beta: weights of R_p and
-            R_e.
+        relabel_epochs, relabel_lr: of step 1.
+        relabel_from: its epoch from whose end on targets change.
+        ring: epochs whose predictions are averaged.
+        alpha, beta: weights of R_p and R_e.
     """
 
     network: str = "preact18"
@@ -55,8 +57,7 @@ class Settings(engine.Recipe):
     lr: float = 0.2
     weight_decay: float = 1e-4
     schedule: str = "steps"
-    milestones: tuple[int,
-                      ...] = (41, 81)  # the code lowers it *after* epochs 40 and 80
+    milestones: tuple[int, ...] = (41, 81)  # the code: *after* epochs 40 and 80
     relabel_epochs: int = within(engine.EPOCHS, 200)
     relabel_lr: float = within("[0, 1000000000]", 0.1)
     relabel_from: int = within(engine.EPOCHS, 70)
@@ -99,8 +100,8 @@ def relabel(task: engine.Task, s: Settings, log: Recorder) -> Tensor:
     """Step 1: the soft labels q, (N, C)."""
     net, opt = engine.start(s, task)
     q = objectives.one_hot(task.y_given, task.num_classes)
-    seen = torch.zeros_like(
-        q)  # this epoch's predictions, each made just before its step
+    # this epoch's predictions, each made just before its step
+    seen = torch.zeros_like(q)
     ring = torch.zeros(s.ring, *q.shape, device=task.device)
 
     @engine.step(opt, task)

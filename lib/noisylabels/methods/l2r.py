@@ -1,5 +1,4 @@
-"""Learning to reweight, L2R (Ren et al., ICML 2018): trusted samples decide which
-samples count.
+"""Learning to reweight, L2R (Ren et al., ICML 2018): trusted samples choose others.
 
 The base of IEG. The weights of the look-ahead start at zero, so it stays where the
 network is (up to momentum and decay), and a sample counts in proportion to how well its
@@ -7,12 +6,12 @@ gradient agrees with that of the trusted loss:
 
     theta^  = theta - a (wd theta + mu momentum)
     v       = grad (mean trusted CE + wd/2 |theta^|^2) at theta^
-    omega_i = [a <grad l_i(theta), v>]_+ / sum          l_i = CE(y_given_i, z_i)
+    omega_i = [a <grad l_i(theta), v>]_+ / (sum + 1e-5)     l_i = CE(y_given_i, z_i)
     L       = sum_i omega_i l_i
 
-The inner products come from one forward-mode pass, as in `ieg`. Momentum and batch size
-are IEG's, the schedule is one cosine, weights are not averaged: L2R's own settings were
-not available.
+The inner products come from one forward-mode pass (`kernels.meta_gradient`). Momentum
+and batch size are IEG's, the schedule is one cosine, weights are not averaged: L2R's
+own settings were not available.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ def published(dataset: str, noise: str, rate: float) -> dict[str, Any]:
 
 def train(task: engine.Task, s: Settings, log: Recorder) -> nn.Module:
     net, opt = engine.start(s, task)
-    if task.precision == "bfloat16":
+    if task.precision == "bfloat16":  # the same casts in every pass
         networks.cast_convolutions(net, torch.bfloat16)
     quiet, trusted = Quiet(net), ieg.Trusted(task, s.batch_size)
     kept = torch.zeros(len(task), device=task.device)  # omega when last seen
@@ -73,7 +72,8 @@ def train(task: engine.Task, s: Settings, log: Recorder) -> nn.Module:
         ahead = look_ahead(theta, None, momentum_of(opt, quiet), look=s.look,
                            look_momentum=s.look_momentum,
                            weight_decay=s.weight_decay)
-        v = trusted_direction(quiet, ahead, *trusted.next(), s.weight_decay)
+        x_t, y_t = trusted.next()
+        v = trusted_direction(quiet, ahead, x_t, y_t, s.weight_decay)
         slope, = directional(
             lambda t: (objectives.cross_entropy(quiet(x, t), y, "none"),), theta, v)
         omega = (s.look * slope).clamp(min=0)  # [a <grad l_i, v>]_+

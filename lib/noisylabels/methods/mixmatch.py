@@ -1,11 +1,10 @@
-"""MixMatch (Berthelot et al., NeurIPS 2019) as IEG uses it: the given labels are thrown
-away.
+"""MixMatch (Berthelot et al., NeurIPS 2019) as IEG uses it: no given labels at all.
 
 The trusted set is the labelled data, all noisy images are unlabelled: what is left of
 IEG when nothing of a noisy label is used. It shows what those labels, most of them
 wrong, still add.
 
-    L = L_p + p L_u + k KL        with IEG's mixup, pseudo-labels and, for k > 0, its consistency
+    L = L_p + p L_u + k KL    with IEG's mixup and guesses; for k > 0 its consistency
 
 k = 0 and policy = "none", two weak views, is MixMatch itself; k = 20, the default, is
 the stronger "MixMatch-KL" of IEG's comparison, with the strong view (its numbers: 92.4
