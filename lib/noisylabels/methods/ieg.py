@@ -333,7 +333,7 @@ def train(task: engine.Task, s: Settings, log: Recorder) -> Network:
             g = pseudo_label(z, z_s, s)                              # Eq. (3)
             stopped = g.detach()  # a constant in all losses of this step
             l_p, l_u = mixed_losses(x, x_s, stopped, x_t, y_t)
-            consistency = 0.0
+            consistency: Tensor | float = 0.0
             if s.k:  # the gradient goes into the strong view alone
                 p = z.detach().float().softmax(1)
                 consistency = objectives.kl(p, z_s)                  # Eq. (4)
