@@ -7,9 +7,11 @@ import csv
 import io
 import math
 import os
+import tempfile
 import textwrap
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,8 @@ from ..evidence.published import MIN_RUNS, Cell, Verdict
 from ..evidence.tables import Summary
 from ..training import runs
 from ..training.runs import StoreError
+from .grid import Outcome
 from .planning import Group, Plan, setting
-
-Pair = tuple[float, float]
 
 LEGEND = (
     "Test accuracy and wrong labels in %, mean ± sample standard deviation over n seeds. mean10: "
@@ -128,54 +129,57 @@ def _recorded(plan: Plan, cell: Cell, budget: str, seed: int) -> runs.Run | None
 # ---------------------------------------------------------------------- on the terminal
 
 
+def notes(outcome: Outcome) -> list[str]:
+    """What became of the runs of this call, one sentence a kind and one a mishap."""
+    names = {"finished": "ended", "stopped": "stopped, resume next time",
+             "failed": "failed and recorded as failed", "broken": "broke off",
+             "busy": "left to another process"}
+    said = [f"{len(outcome.of(k))} {name}" for k, name in names.items() if outcome.of(k)]
+    return ["runs of this call: " + (", ".join(said) or "none"),
+            *(f"{how}: {t.setting}: {why}" for how in ("failed", "broken", "busy")
+              for t, why in outcome.of(how))]
+
+
 def text(found: Sequence[Row], budget: str) -> str:
     """The rows with runs, aligned, and the sources they refer to."""
-    with_runs = [r for r in found if r.summary.n]
-    without = len({r.group.settings[0].key for r in found if not r.summary.n})
-    lines = [
-        f"{budget} budget" +
-        ("" if budget == "paper" else ", which shows a direction only"
-         if published.decides(budget, published.ORDERS) else ", which gives no verdict")
-    ]
-    sources: list[str] = []
+    lines = [f"{budget} budget" + (
+        "" if budget == "paper" else ", which shows a direction only"
+        if published.decides(budget, published.ORDERS) else ", which gives no verdict")]
+    sources: dict[str, int] = {}
     table = []
-    for row in with_runs:
-        s = row.summary
-        reference = ""
-        if row.cell is not None:
-            if row.cell.source not in sources:
-                sources.append(row.cell.source)
-            reference = f"{row.cell.metric} [{sources.index(row.cell.source) + 1}]"
-        table.append((row.group.name, s.n, *_ours(s, _pair), row.printed, reference,
-                      row.verdict.state))
+    for row in found:
+        c = row.cell
+        reference = "" if c is None else (
+            f"{c.metric} [{sources.setdefault(c.source, len(sources) + 1)}]"
+            if row.summary.n else "")
+        table += [(row.group.name, *_ours(row.summary), row.printed, reference,
+                   row.verdict.state)] if row.summary.n else []
     if table:
-        lines.append(
-            wording.table(("run", "n", "last", "mean10", "by val", "(best)", "wrong",
-                           "a run", "printed", "as", "verdict"), table,
-                          ("run", "as", "verdict")))
-        rule = f" {RULE}" if any(r.cell for r in with_runs) else ""
-        lines += textwrap.wrap(LEGEND + rule, 99)
-        lines += [f"[{k}] {source}" for k, source in enumerate(sources, 1)]
-    if without:
-        lines.append(f"{wording.count(without, 'setting')} not run yet")
+        lines += [wording.table((*OURS, "printed", "as", "verdict"), table,
+                                ("run", "as", "verdict")),
+                  *textwrap.wrap(LEGEND + f" {RULE}" * bool(sources), 99),
+                  *(f"[{k}] {source}" for source, k in sources.items())]
+    if without := {r.group.settings[0].key for r in found if not r.summary.n}:
+        lines.append(f"{wording.count(len(without), 'setting')} not run yet")
     return "\n".join(lines)
 
 
-def _ours(s: Summary, pair: Callable[[Pair], str]) -> tuple[str, ...]:
-    """Our numbers of a row: accuracies, wrong labels, time of a run."""
+OURS = ("run", "n", "last", "mean10", "by val", "(best)", "wrong", "a run")
+
+
+def _ours(s: Summary) -> tuple[str, ...]:
+    """Our numbers of a row: how many, accuracies, wrong labels, time of a run."""
     if not s.n:
-        return ("–",) * 6
-    return (pair(s.last), pair(s.mean_last_10),
-            pair(s.by_validation), f"({pair(s.best)})", f"{s.realised_rate[0]:.2f}",
+        return ("0", *("–",) * 6)
+    last, mean, val, best = (wording.spread(a / 100, b / 100) for a, b in (
+        s.last, s.mean_last_10, s.by_validation, s.best))
+    return (str(s.n), last, mean, val, f"({best})", f"{s.realised_rate[0]:.2f}",
             wording.duration(s.seconds))
-
-
-def _pair(values: Pair) -> str:
-    return wording.spread(values[0] / 100, values[1] / 100)
 
 
 # ----------------------------------------------------------------------------- in files
 
+TITLE = "# Runs behind the printed numbers"
 COLUMNS = ("cell", "paper", "table", "method", "dataset", "noise", "rate", "budget",
            "network", "n", "failed", "seeds", "last", "last_std", "mean10",
            "mean10_std", "by_val", "by_val_std", "best_oracle", "best_oracle_std",
@@ -185,129 +189,104 @@ COLUMNS = ("cell", "paper", "table", "method", "dataset", "noise", "rate", "budg
 
 
 def write(folder: Path, found: Sequence[Row], plan: Plan, budget: str,
-          notes: Sequence[str]) -> list[Path]:
+          told: Sequence[str]) -> list[Path]:
     """The same as `reproduce-<budget>.md` and `.csv` in `folder`, there also what is
     not run."""
-    definitions = _Definitions()
-    files = {
-        f"reproduce-{budget}.md": _markdown(found, plan, budget, notes, definitions),
-        f"reproduce-{budget}.csv": _csv(found, budget, definitions)
-    }
     check_free(folder, budget)  # somebody may have put something there since
+    defined = _definitions()
+    files = {f"reproduce-{budget}.md": _markdown(found, plan, budget, told, defined),
+             f"reproduce-{budget}.csv": _csv(found, budget, defined)}
     temporary = folder / f".reproduce-{uuid.uuid4().hex[:6]}.tmp"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             with open(temporary, "x", encoding="utf-8") as f:
                 f.write(content)
             os.replace(temporary, folder / name)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise StoreError(
-            f"could not write the report to {folder}: {error.strerror}; name "
-            f"another folder by --out (the runs are recorded).") from error
+        raise _no_place(folder, error) from error
     return [folder / name for name in files]
 
 
-TITLE = "# Runs behind the printed numbers"
+def _no_place(folder: Path, error: OSError) -> StoreError:
+    return StoreError(f"no report can be written to {folder}: {error.strerror}; name "
+                      "another folder by --out (what is recorded stays).")
 
 
 def check_free(folder: Path, budget: str) -> None:
-    """Raise ValueError where the report would take the name of what this command did
-    not make."""
-    begins = {".md": TITLE, ".csv": ",".join(COLUMNS[:5])}
-    for suffix, begin in begins.items():
-        taken = folder / f"reproduce-{budget}{suffix}"
-        if taken.is_dir():
+    """Raise where the report cannot be written (StoreError), or would take the name of
+    what this command did not make (ValueError)."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _no_place(folder, error) from error
+    for suffix, begin in {".md": TITLE, ".csv": ",".join(COLUMNS[:5])}.items():
+        taken, ours = folder / f"reproduce-{budget}{suffix}", False
+        with suppress(OSError), open(taken, "rb") as f:
+            ours = f.read(len(begin)) == begin.encode()
+        if os.path.lexists(taken) and not ours:
             raise ValueError(
-                f"{taken} is a folder, and the report needs that name; name another "
-                "folder by --out.")
-        if os.path.lexists(taken):
-            try:
-                with open(taken, "rb") as f:
-                    ours = f.read(len(begin)) == begin.encode()
-            except OSError:
-                ours = False
-            if not ours:
-                raise ValueError(
-                    f"{taken} is there and is no report of this command; name "
-                    "another folder by --out, or move that file.")
+                f"{taken} is {'a folder' if taken.is_dir() else 'there'} and is no report "
+                "of this command; name another folder by --out, or move it.")
 
 
-class _Definitions:
+def _definitions() -> Callable[[Cell], str]:
     """How the labels behind a printed number were drawn, in the words of
-    numbers.csv."""
+    numbers.csv, where these are one."""
+    said: dict[tuple[str, ...], set[str]] = {}
+    for n in published.load_numbers():
+        said.setdefault((n.paper, n.table, n.dataset, n.noise), set()).add(n.definition)
 
-    def __init__(self) -> None:
-        self._said: dict[tuple[str, ...], set[str]] = {}
-        for n in published.load_numbers():
-            key = (n.paper, n.table, n.dataset, n.noise)
-            self._said.setdefault(key, set()).add(n.definition)
+    def of(c: Cell) -> str:
+        found = said.get((c.paper, c.table, c.dataset, c.noise), set())
+        return next(iter(found)) if len(found) == 1 else noise.KINDS.get(c.noise, c.noise)
 
-    def of(self, cell: Cell) -> str:
-        said = self._said.get((cell.paper, cell.table, cell.dataset, cell.noise), set())
-        return said.copy().pop() if len(said) == 1 else noise.KINDS.get(
-            cell.noise, cell.noise)
+    return of
 
 
-def _markdown(found: Sequence[Row], plan: Plan, budget: str, notes: Sequence[str],
-              definitions: _Definitions) -> str:
-    header = ("run", "n", "last", "mean10", "by val", "(best)", "wrong", "a run",
-              "printed", "how it was printed", "source", "verdict")
+def _markdown(found: Sequence[Row], plan: Plan, budget: str, told: Sequence[str],
+              defined: Callable[[Cell], str]) -> str:
+    header = (*OURS, "printed", "how it was printed", "source", "verdict")
     lines = [f"{TITLE}, {budget} budget", "",
              f"Made {runs.now()}, commit {lab.commit()}.", "", f"{LEGEND} {RULE}", "",
              "| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
     for row in found:
         c = row.cell
-        how = source = "–"
-        if c is not None:
-            how = f"{EPOCH[c.metric]}; {c.network}; {definitions.of(c)}"
-            source = c.source
+        how = "–" if c is None else f"{EPOCH[c.metric]}; {c.network}; {defined(c)}"
         said = f"**{row.verdict.state}**: {row.verdict.sentence}"
         if row.summary.failed:
             said += f" {wording.count(row.summary.failed, 'run')} failed."
-        cells = (row.group.name, row.summary.n, *_ours(row.summary, _pair), row.printed,
-                 how, source, said)
-        lines.append("| " + " | ".join(str(x).replace("|", "\\|")
-                                       for x in cells) + " |")
-    lines += ["", *(f"- {note}" for note in notes)]
-    if plan.selection.left_out:
-        lines += ["", "## Printed numbers that were left out", ""]
-        for kind, reasons in plan.selection.left_out.items():
-            lines += [
-                f"- {kind}: {reason} ({n})" for reason, n in reasons.most_common()
-            ]
+        cells = (row.group.name, *_ours(row.summary), row.printed, how,
+                 "–" if c is None else c.source, said)
+        lines.append("| " + " | ".join(x.replace("|", "\\|") for x in cells) + " |")
+    lines += ["", *(f"- {note}" for note in told)]
+    if left := plan.selection.left_out:
+        lines += ["", "## Printed numbers that were left out", "",
+                  *(f"- {kind}: {reason} ({n})" for kind, reasons in left.items()
+                    for reason, n in reasons.most_common())]
     return "\n".join(lines) + "\n"
 
 
-def _csv(found: Sequence[Row], budget: str, definitions: _Definitions) -> str:
+def _csv(found: Sequence[Row], budget: str, defined: Callable[[Cell], str]) -> str:
     out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, restval="", lineterminator="\n")
-    writer.writeheader()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
     for row in found:
         s, c = row.summary, row.cell
-        told = c or (row.group.cells[0] if row.group.cells else None)
-        values: dict[str, Any] = {
-            **({"cell": told.cell, "paper": told.paper,
-                "table": told.table} if told else {}), "method": s.setting.method,
-            "dataset": s.setting.dataset, "noise": s.setting.noise,
-            "rate": s.setting.rate, "budget": budget,
-            "network": s.setting.options["network"], "n": s.n, "failed": s.failed,
-            "seeds": " ".join(r.setting.seed for r in s.runs),
-            "verdict": row.verdict.state, "sentence": row.verdict.sentence
-        }
-        if s.n:
-            for name, pair in (("last", s.last), ("mean10", s.mean_last_10),
-                               ("by_val", s.by_validation), ("best_oracle", s.best)):
-                values |= {name: _number(pair[0]), f"{name}_std": _number(pair[1])}
-            values |= {"realised_rate": _number(s.realised_rate[0]),
-                       "minutes_a_run": _number(s.seconds / 60),
-                       "hardware": "; ".join(s.hardware)}
-        if c is not None:
-            values |= {"published": c.published_value, "published_std": c.published_std,
-                       "metric": c.metric, "definition": definitions.of(c),
-                       "published_network": c.network, "source": c.source}
-        writer.writerow(values)
+        first, told = s.setting, c or next(iter(row.group.cells), None)
+        pairs = (s.last, s.mean_last_10, s.by_validation, s.best) if s.n else ()
+        numbers = [_number(x) for pair in pairs for x in pair] + (
+            [_number(s.realised_rate[0]), _number(s.seconds / 60), "; ".join(s.hardware)]
+            if s.n else [""] * 11)
+        writer.writerow([
+            *((told.cell, told.paper, told.table) if told else ("",) * 3),
+            first.method, first.dataset, first.noise, first.rate, budget,
+            first.options["network"], s.n, s.failed,
+            " ".join(r.setting.seed for r in s.runs), *numbers,
+            *((c.published_value, c.published_std, c.metric, defined(c), c.network,
+               c.source) if c else ("",) * 6), row.verdict.state, row.verdict.sentence])
     return out.getvalue()
 
 
