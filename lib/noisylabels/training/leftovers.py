@@ -30,7 +30,7 @@ def useless(finished: set[str]) -> list[Path]:
     now = time.time()
     for top, patterns in (
         (paths.runs_dir(), ("*/*/*/.*.tmp", "*/*/*/.*.old", "*/*/*/*/.*.tmp")),
-        (paths.cache_dir(), (".bundle-*.tmp", "checkpoints/*/*.tmp",
+        (paths.cache_dir(), (".*.tmp", "checkpoints/*/*.tmp",
                              "checkpoints/.*.tmp", "checkpoints/.*.old")),
     ):  # fmt: skip
         for path in (p for pattern in patterns for p in sorted(top.glob(pattern))):
