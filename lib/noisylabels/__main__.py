@@ -19,7 +19,6 @@ from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 from typer.exceptions import TyperException
 
 from . import __version__
@@ -40,11 +39,9 @@ COMMANDS = {  # word -> its module, what it does
 class Words(common.Group):
     """The group of all commands: it lists them by `COMMANDS` and imports one."""
 
-    def load(self, word: str, rest: list[str]) -> TyperCommand:
+    def load(self, word: str) -> Any:
         module = importlib.import_module(f".commands.{COMMANDS[word][0]}", __package__)
-        if hasattr(module, "add_arguments"):
-            return _of_argparse(word, module, rest)
-        return typer.main.get_command(module.app)  # type: ignore[return-value]
+        return typer.main.get_command(module.app)
 
 
 app = common.app(cls=Words)
@@ -64,72 +61,6 @@ def noisylabels(
         bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
 ) -> None:
     """Learning with noisy labels: train, look, rerun."""
-
-
-# ----- PASS-THROUGH: goes with the last module that still has `add_arguments` -----
-
-
-def _of_argparse(word: str, module: Any, rest: list[str]) -> TyperCommand:
-    """A command that gives its words `rest` on to the module's argparse."""
-    import argparse
-
-    from .wording import nearest
-
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> Any:
-            raise ValueError(f"{message} (see `{self.prog} --help`).")
-
-        def _match_argument(self, action: argparse.Action, pattern: str) -> int:
-            try:
-                return super()._match_argument(action, pattern)
-            except argparse.ArgumentError:
-                if not isinstance(action.metavar, tuple):
-                    raise
-                raise argparse.ArgumentError(
-                    None, f"{action.option_strings[0]} takes {len(action.metavar)} "
-                    f"words, {' '.join(action.metavar)}, without =") from None
-
-        def _check_value(self, action: argparse.Action, value: object) -> None:
-            if action.choices is not None and value not in action.choices:
-                what = "/".join(action.option_strings) or str(action.metavar).lower()
-                raise argparse.ArgumentError(
-                    None, f"unknown {what} {str(value)!r}"
-                    f"{nearest(str(value), action.choices)}; allowed: "
-                    f"{', '.join(map(str, action.choices))}")
-
-    def run() -> int:
-        words = list(rest)
-        if word == "runs" and (not words or words[0].startswith("-")):
-            words.insert(0, "list")
-        parser = Parser(prog=f"noisylabels {word}", allow_abbrev=False,
-                        formatter_class=argparse.RawDescriptionHelpFormatter)
-        module.add_arguments(parser)
-        known = list(parser._option_string_actions)
-        for action in parser._actions:
-            if isinstance(action, argparse._SubParsersAction):
-                known += [o for w in words if w in action.choices
-                          for o in action.choices[w]._option_string_actions]
-        try:
-            args, extra = parser.parse_known_args(words)
-        except SystemExit:  # --help
-            return 0
-        except ValueError:
-            extra = [w for w in words if w.startswith("--")
-                     and w.split("=")[0] not in known]
-            if not extra:
-                raise
-        if extra:
-            parser.error(f"unknown argument {extra[0]!r}"
-                         f"{nearest(extra[0].split('=')[0], known)}")
-        rest.clear()
-        return int(module.main(args))
-
-    command = TyperCommand(word, callback=run, add_help_option=False)
-    command.parse_args = lambda ctx, args: []  # type: ignore[method-assign]
-    return command
-
-
-# ----- end of the pass-through -----
 
 
 class Unheard:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import difflib
 import math
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -101,15 +100,6 @@ def shown(path: Path) -> str:
     """The path relative to the current folder where it lies below it."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
-
-
-def can_show(text: str) -> bool:
-    """Whether standard output can carry these characters."""
-    try:
-        text.encode(sys.stdout.encoding or "ascii")
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True
 
 
 def words_of(values: object) -> str:

@@ -1,2 +1,1 @@
-"""Subcommands of `noisylabels`: modules with `add_arguments(parser)` and `main(args) ->
-int`."""
+"""Subcommands of `noisylabels`: one module a word, each with its `app` of Typer."""
