@@ -327,6 +327,7 @@ def train(task: engine.Task, s: Settings, log: Recorder) -> Network:
         In this order: guesses, the terms that use no given label, the
         question, the terms that use given labels.
         """
+        # no autocast: in bfloat16 the network itself casts, see above
         with torch.autocast(task.device.type, enabled=False):
             y, (x_t, y_t) = given[i], trusted.next()
             z, z_s = net(x), quiet(x_s)  # net: moves running statistics
