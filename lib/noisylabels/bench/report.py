@@ -9,13 +9,14 @@ import operator
 import os
 import platform
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pandas as pd
 import torch
 
 from .. import lab, paths
@@ -28,37 +29,29 @@ FORMAT = 1  # of the file
 FLOORS = ("floor", "floor_compiled")
 OURS = ("ours", "ours_compiled", "ours_graph", "ours_compiled_graph")
 COMMON = ("reference", "reference_fast")
+FITS = dict.fromkeys(OURS, "mixture_gauss") | dict.fromkeys(COMMON, "mixture_sklearn")
 
-
-def over(a: Any, b: Any) -> Any:
-    """a / b round by round."""
-    return a / b
-
-
-def beyond(a: Any, b: Any, base: Any) -> Any:
-    """The same for what is left of both without the base."""
-    return (a - base) / (b - base)
-
-
-RATIOS: list[tuple[str, str, Callable[..., Any], str]] = [
-    ("to_floor_ours_step", "our step on ready batches over the bare loop", over,
-     "ours_step floor"),
-    ("weak_over_pil", "weak views: ours over PIL", over, "views_weak pil_weak"),
-    ("strong_over_pil", "strong views: ours over PIL", over, "views_strong pil_strong"),
-    ("masks_gain", "SANM's masks: one sample after another over all at once", over,
-     "masks_by_sample masks"),
+RATIOS = [
+    ("to_floor_ours_step", "our step on ready batches over the bare loop",
+     "ours_step / floor"),
+    ("weak_over_pil", "weak views: ours over PIL", "views_weak / pil_weak"),
+    ("strong_over_pil", "strong views: ours over PIL", "views_strong / pil_strong"),
+    ("masks_gain", "SANM's masks: one sample after another over all at once",
+     "masks_by_sample / masks"),
     ("meta_gradient_time", "IEG's meta-gradient, time: forward mode over double "
-     "backward", beyond, "meta_forward meta_double meta_shared"),
-    ("meta_step_time", "the whole meta step, time: the same", over,
-     "meta_forward meta_double"),
+     "backward", "(meta_forward - meta_shared) / (meta_double - meta_shared)"),
+    ("meta_step_time", "the whole meta step, time: the same",
+     "meta_forward / meta_double"),
     ("meta_gradient_memory", "IEG's meta-gradient, memory: forward mode over double "
-     "backward", beyond, "meta_forward_memory meta_double_memory meta_kept_memory"),
-    ("meta_step_memory", "the whole meta step, memory: the same", over,
-     "meta_forward_memory meta_double_memory"),
-    *((f"processes_{k}_gain", f"{k} seeds together over one after another",
-       lambda one, all_, k=k: k * one / all_, f"processes_1 processes_{k}")
-      for k in (2, 4))]
-"""Name, words, function of rows, and these rows."""
+     "backward", "(meta_forward_memory - meta_kept_memory) / "
+     "(meta_double_memory - meta_kept_memory)"),
+    ("meta_step_memory", "the whole meta step, memory: the same",
+     "meta_forward_memory / meta_double_memory"),
+    ("processes_2_gain", "2 seeds together over one after another",
+     "2 * processes_1 / processes_2"),
+    ("processes_4_gain", "4 seeds together over one after another",
+     "4 * processes_1 / processes_4")]
+"""Name, words, and the formula of rows."""
 
 
 def derive(rows: Sequence[Row], bench: Bench) -> list[Row]:
@@ -69,59 +62,56 @@ def derive(rows: Sequence[Row], bench: Bench) -> list[Row]:
     tflops_X: counted operations over time. to_floor_X: X over the fastest floor.
     A_over_B: ratios.
     """
-    at = {r.name: np.array(r.values) for r in rows if r.values}
+    at = pd.DataFrame({r.name: pd.Series(r.values) for r in rows if r.values})
     out: list[Row] = []
 
-    def add(name: str, what: str, f: Callable[..., Any], of: str, unit: str = "x"
-            ) -> None:
-        if not all(n in at for n in of.split()):
-            return
-        parts = [at[n] for n in of.split()]
-        least = min(map(len, parts))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            found = f(*(p[:least] for p in parts))
-        if len(found := found[np.isfinite(found)]):
-            at[name] = found
-            out.append(Row(name, "derived", what, unit, found.tolist()))
+    def add(name: str, what: str, formula: str, unit: str = "x") -> None:
+        with suppress(NameError):  # a row that was not measured
+            found = at.eval(formula, engine="python")
+            found = found.replace([math.inf, -math.inf], math.nan).dropna()
+            if len(found):
+                at[name] = found
+                out.append(Row(name, "derived", what, unit, found.tolist()))
 
     def fastest(names: Iterable[str]) -> str:
-        there = [n for n in names if n in at]
-        return min(there, key=lambda n: np.median(at[n]), default="none")
+        return min((n for n in names if n in at), key=lambda n: at[n].median(),
+                   default="none")
 
     steps = loops.EPOCH / bench.batch_size
     flops = loops.operations(bench.network)[1] * bench.batch_size
     floor = fastest(FLOORS)
     for name in (*FLOORS, *OURS, *COMMON):
-        fit = ("none" if name in FLOORS else
-               "mixture_sklearn" if name in COMMON else "mixture_gauss")
-        extra = float(np.median(at.get(fit, 0.0)))  # ms
+        fit = float(at[FITS[name]].median()) if FITS.get(name) in at else 0.0  # ms
         add(f"epoch_{name}", f"{name}: 50,000 images" + " and one mixture fit"
-            * (extra > 0), lambda v, extra=extra: (v * steps + extra) / 1e3, name, "s")
+            * (fit > 0), f"({name} * {steps} + {fit}) / 1e3", "s")
         add(f"tflops_{name}", f"{name}: operations counted over time",
-            lambda v: flops / v / 1e9, name, "TFLOP/s")
+            f"{flops} / {name} / 1e9", "TFLOP/s")
         if name not in FLOORS:
-            add(f"to_floor_{name}", f"{name} over {floor}", over, f"{name} {floor}")
+            add(f"to_floor_{name}", f"{name} over {floor}", f"{name} / {floor}")
     best = fastest(f"epoch_{name}" for name in OURS)
     for name in COMMON:
         add(f"{name}_over_ours", f"an epoch of {name} over one of ours "
-            f"({best.removeprefix('epoch_')})", over, f"epoch_{name} {best}")
-    peak = np.median(at.get("matmul", np.nan))
-    add("floor_of_matmul", f"{floor}: its TFLOP/s over those of the matrix product",
-        lambda v: flops / v / 1e9 / peak, floor)
+            f"({best.removeprefix('epoch_')})", f"epoch_{name} / {best}")
+    if "matmul" in at:
+        add("floor_of_matmul", f"{floor}: its TFLOP/s over those of the matrix product",
+            f"tflops_{floor} / {at['matmul'].median()}")
     for ratio in RATIOS:
         add(*ratio)
     if bench.cuda:
         add("share_beside_steps", "weak views, neighbours and mixture, of our epoch",
-            lambda w, n, fit, epoch: (1 / w + n + fit / 1e3) / (epoch + n),
-            f"views_weak neighbours mixture_gauss {best}")
+            "(1 / views_weak + neighbours + mixture_gauss / 1e3) / "
+            f"({best} + neighbours)")
     for a, kind in (("a", "step"), ("an", "epoch")):
-        if counts := [max(at[n]) for n in at if n.startswith(f"waits_{kind}_")]:
+        counts = at.filter(like=f"waits_{kind}_")
+        if counts.size:
             out.append(Row(f"waits_{kind}", "derived", f"the most waits {a} {kind} of "
-                           "any method", "waits", [float(max(counts))]))
+                           "any method", "waits", [float(counts.max(axis=None))]))
     return out
 
 
 # -------------------------------------------------------------------------------- goals
+
+SENSES = {"<=": operator.le, ">=": operator.ge}
 
 
 @dataclass(frozen=True)
@@ -131,7 +121,8 @@ class Goal:
     Args:
         what: in words; row: the names of the rows that it is read from (the best of
             them counts).
-        sense: "<=" or ">="; must: the bound.
+        sense: "<=", ">=" or "within"; must: the bound, None where the row's note says
+            whether it holds.
         where: "cuda", "cpu" or "any": where the number means what the goal says.
         only: settings of the benchmark for which it was set.
     """
@@ -139,32 +130,25 @@ class Goal:
     what: str
     row: tuple[str, ...]
     sense: str
-    must: float
+    must: float | None
     where: str = "cuda"
     only: Mapping[str, Any] = field(default_factory=dict)
 
     def verdict(self, rows: Sequence[Row], bench: Bench) -> dict[str, Any]:
         """The goal with the number measured, if it was, and "met", "missed" or "not
         measured here"."""
-        there = [r.median or 0.0 for r in rows if r.name in self.row and r.values]
+        there = {r.median: r.note for r in rows if r.name in self.row and r.values}
         fits = self.where in ("any", bench.device.type) and all(
             getattr(bench, k) == v for k, v in self.only.items())
-        value = None
+        value, said = None, "not measured here"
         if there and fits:
-            value = rounded((min if self.sense == "<=" else max)(there))
-        return said(self.what, self.sense, self.must, value,
-                    value is not None and SENSES[self.sense](value, self.must))
-
-
-SENSES = {"<=": operator.le, ">=": operator.ge}
-
-
-def said(what: str, sense: str, must: float | None, value: float | None, met: bool
-         ) -> dict[str, Any]:
-    """A goal as it is recorded."""
-    return {"goal": what, "sense": sense, "must": must, "value": value,
-            "verdict": "not measured here" if value is None else
-            "met" if met else "missed"}
+            best = (max if self.sense == ">=" else min)(there)
+            value = rounded(best)
+            met = (there[best].startswith("within") if self.must is None else
+                   SENSES[self.sense](value, self.must))
+            said = "met" if met else "missed"
+        return {"goal": self.what, "sense": self.sense, "must": self.must,
+                "value": value, "verdict": said}
 
 
 PREACT18 = {"network": "preact18", "batch_size": 128}
@@ -190,6 +174,8 @@ GOALS = [
          only=PREACT18),
     Goal("waits for the device a step", ("waits_step",), "<=", 0, "any"),
     Goal("waits for the device an epoch", ("waits_epoch",), "<=", 3, "any")]
+PARITY = Goal("our loop learns as well as the common style", ("parity",), "within",
+              None, "any")
 
 
 def goals() -> list[Goal]:
@@ -225,12 +211,7 @@ def environment(bench: Bench) -> dict[str, Any]:
 def content(bench: Bench, environment: Mapping[str, Any]) -> dict[str, Any]:
     """All that is written: facts, rows, what follows from them, goals."""
     derived = derive(bench.rows, bench)
-    judged = [g.verdict([*bench.rows, *derived], bench) for g in goals()]
-    # the bound of parity is in the row's note
-    parity = next((r for r in bench.rows if r.name == "parity"), None)
-    judged.append(said("our loop learns as well as the common style", "within", None,
-                       rounded(parity.median) if parity else None,
-                       parity is not None and parity.note.startswith("within")))
+    judged = [g.verdict([*bench.rows, *derived], bench) for g in (*goals(), PARITY)]
     return {"format": FORMAT, "environment": dict(environment),
             "rows": [r.record() for r in bench.rows],
             "derived": [r.record() for r in derived], "goals": judged}

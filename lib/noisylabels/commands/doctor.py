@@ -7,13 +7,13 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-import re
 import shutil
 import sys
 import warnings
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Any
 
 import typer
 
@@ -34,23 +34,9 @@ OPTIONAL = {  # package -> what is not possible without it
 LEAST_FREE, ENOUGH_FREE = 100e6, 2e9  # bytes: below the first nothing can be recorded
 
 
-class Report:
-    """Prints findings under a heading and remembers what is broken."""
-
-    def __init__(self) -> None:
-        self.broken: list[str] = []
-        self._heading = ""
-
-    def say(self, heading: str, text: str) -> None:
-        shown = heading if heading != self._heading else ""
-        self._heading = heading
-        common.say(common.facts([(shown, text)], indent=0))
-
-    def wrong(self, heading: str, text: str) -> None:
-        """Something required does not work; `text` also says what to do."""
-        self.broken.append(text)
-        self.say(heading, f"BROKEN: {text}")
-
+Finding = tuple[bool, str]
+"""Whether it is as it must be, and what was found; else also what to do."""
+Check = Callable[[], Iterator[Finding]]
 
 app = common.app()
 
@@ -70,8 +56,7 @@ def main(
     """Say what is here, whether it works and what a run costs."""
     for name in download or ():
         wording.choose("--download", name, ("cifar10", "cifar100"))
-    report = Report()
-    versions(report)
+    broken = look(("python", python), ("packages", packages))
     if importlib.util.find_spec("torch") is None:
         print("\nnothing else can be looked at without torch")
         return 1
@@ -83,60 +68,78 @@ def main(
     for name in download or ():
         print(f"fetching {name} into {wording.shown(paths.datasets_dir())}", flush=True)
         datasets.download(name)
-    machine(report, execution)
-    data(report)
-    disk(report)
-    store(report, tidy)
-    if not quick:
-        speed(report, execution)
-    if not report.broken:
+    timings: dict[str, Any] = {}
+    broken += look(
+        ("processor", processor), ("GPU", gpus), ("data", data), ("disk", disk),
+        ("store", partial(store, tidy)),
+        *([] if quick else [("speed", partial(speed, execution, timings))]))
+    if timings:
+        costs(execution, timings)
+    if not broken:
         print("\nall that is required works")
         return 0
-    mend = [f"  {i}. {wording.plain(text)}" for i, text in enumerate(report.broken, 1)]
+    mend = [f"  {i}. {wording.plain(text)}" for i, text in enumerate(broken, 1)]
     print(f"\n{wording.count(len(mend), 'thing')} to mend:", *mend, sep="\n",
           file=sys.stderr)
     return 1
 
 
+def look(*checks: tuple[str, Check]) -> list[str]:
+    """Print what each check finds, the name at its first line; what is broken."""
+    broken = []
+    for name, check in checks:
+        for fine, found in check():
+            said = found if fine else f"BROKEN: {found}"
+            common.say(common.facts([(name, said)], indent=0))
+            broken += [] if fine else [found]
+            name = ""
+    return broken
+
+
 # ----------------------------------------------------------------- software and machine
 
 
-def versions(report: Report) -> None:
-    """Python and packages, those outside the range that pyproject.toml names marked."""
-    declared, python = _declared(), platform.python_version()
-    report.say("python", f"{python}{_outside(python, declared.get('python', ''))}")
+def python() -> Iterator[Finding]:
+    version = platform.python_version()
+    yield True, f"{version}{_outside(version, _declared().get('python', ''))}"
+
+
+def packages() -> Iterator[Finding]:
+    """Those outside the range that pyproject.toml names are marked."""
+    declared = _declared()
     for name in (*REQUIRED, *OPTIONAL):
+        wanted = declared.get(name, "")
         try:
             found = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            if name in OPTIONAL:
-                report.say("packages", f"{name}: not installed, so {OPTIONAL[name]}")
-            else:
-                report.wrong("packages", f"{name} is not installed; `make setup`, or "
-                             f"`pip install '{name}{declared.get(name, '')}'`.")
+            yield name in OPTIONAL, (
+                f"{name}: not installed, so {OPTIONAL[name]}" if name in OPTIONAL else
+                f"{name} is not installed; `make setup`, or `pip install "
+                f"'{name}{wanted}'`.")
             continue
-        note = _outside(found, declared.get(name, ""))
+        note = _outside(found, wanted)
         if name == "torchvision" and importlib.util.find_spec("torch") is not None:
             note += _torchvision_state()
-        report.say("packages", f"{name} {found}{note}")
+        yield True, f"{name} {found}{note}"
 
 
 def _declared() -> dict[str, str]:
     """Package -> range, as this package's metadata say, "python" among them; empty when
-    it is not installed."""
+    it, or what reads ranges, is not installed."""
     try:
+        from packaging.requirements import Requirement
+
         lines = importlib.metadata.requires("noisylabels") or []
-        python = importlib.metadata.metadata("noisylabels")["Requires-Python"] or ""
-    except importlib.metadata.PackageNotFoundError:
+        own = importlib.metadata.metadata("noisylabels")["Requires-Python"] or ""
+    except ImportError:
         return {}
-    parts = (re.match(r"([\w.-]+)(?:\[[^]]*\])?\s*([^;]*)", line) for line in lines)
-    return {m[1].lower(): m[2].strip() for m in parts if m} | {"python": python}
+    wanted = map(Requirement, [*lines, f"python{own}"])
+    return {r.name.lower(): str(r.specifier) for r in wanted}
 
 
 def _outside(version: str, wanted: str) -> str:
-    """A remark when the version is outside the range; nothing where that cannot be
-    told."""
-    if not wanted or importlib.util.find_spec("packaging") is None:
+    """A remark when the version is outside the range."""
+    if not wanted:
         return ""
     from packaging.specifiers import SpecifierSet
 
@@ -156,96 +159,76 @@ def _torchvision_state() -> str:
             if torchvision_guard._declared else "")
 
 
-def machine(report: Report, execution: object) -> None:
-    import torch
-
+def processor() -> Iterator[Finding]:
     from ..training import engine
 
-    report.say(
-        "processor",
-        f"{engine.hardware('cpu')} of {os.cpu_count()}; {engine.instructions()}")
+    yield True, (f"{engine.hardware('cpu')} of {os.cpu_count()}; "
+                 f"{engine.instructions()}")
+
+
+def gpus() -> Iterator[Finding]:
+    import torch
+
     for k in range(torch.cuda.device_count()):
         memory = torch.cuda.get_device_properties(k).total_memory
-        report.say("GPU", f"{torch.cuda.get_device_name(k)}, {wording.size(memory)}")
+        yield True, f"{torch.cuda.get_device_name(k)}, {wording.size(memory)}"
     if not torch.cuda.is_available():
-        report.say("GPU", "none that torch sees")
+        yield True, "none that torch sees"
 
 
 # ----------------------------------------------------------------------- data and store
 
 
-def data(report: Report) -> None:
+def data() -> Iterator[Finding]:
     """Every data set: found and as official, missing (no fault), or damaged."""
     from ..data import datasets
 
     for name in datasets.NAMES:
+        if lacks := datasets.absent(name):
+            yield True, f"not here: {lacks}"
+            continue
         with warnings.catch_warnings(record=True) as heard:
             warnings.simplefilter("always")
             try:
                 d = datasets.load(name)
-            except FileNotFoundError as error:
-                if any((paths.datasets_dir() / x).is_dir() for x in _folders(name)):
-                    report.wrong("data", str(error))
-                else:
-                    report.say("data", f"{name}: not here (`noisylabels doctor "
-                               f"--download {name}`)")
-                continue
-            except (ValueError, ImportError) as error:
-                report.wrong("data", f"{name}: {error}")
+            except (OSError, ValueError, ImportError) as error:
+                yield False, f"{name}: {error}"
                 continue
         checked = "" if name == "digits" else ", checksums are the official ones"
         notes = "".join(f"; {w.message}" for w in heard
                         if issubclass(w.category, UserWarning))
-        report.say("data", f"{name}: {len(d.x_train):,} + {len(d.x_test):,} images"
-                   f"{checked}{notes}")
+        yield True, (f"{name}: {len(d.x_train):,} + {len(d.x_test):,} images"
+                     f"{checked}{notes}")
         for which in datasets.HUMAN_LABELS.get(name, ()):
             try:
                 given = datasets.human_labels(name, which, y_true=d.y_train)
-            except FileNotFoundError:
-                report.say("data", f"{name}: no human labels")
+            except (FileNotFoundError, ValueError) as error:
+                absent = isinstance(error, FileNotFoundError)
+                yield absent, f"{name}: no human labels" if absent else str(error)
                 break
-            except ValueError as error:
-                report.wrong("data", str(error))
-                break
-            truth = (d.y_train if d.coarse_train is None or which != "noisy_coarse" else
-                     d.coarse_train)
-            wrong = float((given != truth).double().mean())
-            report.say("data", f"  human-{which}: {wording.percent(wrong)} wrong")
+            coarse = which == "noisy_coarse" and d.coarse_train is not None
+            wrong = (given != (d.coarse_train if coarse else d.y_train)).double().mean()
+            yield True, f"  human-{which}: {wording.percent(float(wrong))} wrong"
 
 
-def _folders(name: str) -> tuple[str, ...]:
-    from ..data import cifar
-
-    source = cifar.SOURCES.get(name)
-    return (source.binary_folder, source.python_folder) if source else ()
-
-
-def disk(report: Report) -> None:
+def disk() -> Iterator[Finding]:
     """Room and permission where runs and checkpoints go."""
-    folders = (paths.runs_dir(), paths.cache_dir())
-    for there in dict.fromkeys(_existing(folder) for folder in folders):
-        if not os.access(there, os.W_OK):
-            report.wrong("disk", f"{there} cannot be written to; make it writable, or "
-                         "name another project folder by $NOISYLABELS_HOME.")
-    tops = {_existing(f).stat().st_dev: _existing(f) for f in (*folders, paths.home())}
-    free, where = min((shutil.disk_usage(f).free, str(f)) for f in tops.values())
-    if free < LEAST_FREE:
-        report.wrong("disk", f"only {wording.size(free)} free in {where}; free the "
-                     "disk.")
-    else:
-        little = ", little for checkpoints of large networks" * (free <= ENOUGH_FREE)
-        report.say("disk", f"{wording.size(free)} free{little}")
+    there = [next(p for p in (folder, *folder.parents) if p.exists())
+             for folder in (paths.runs_dir(), paths.cache_dir(), paths.home())]
+    for folder in dict.fromkeys(there[:2]):
+        if not os.access(folder, os.W_OK):
+            yield False, (f"{folder} cannot be written to; make it writable, or name "
+                          "another project folder by $NOISYLABELS_HOME.")
+    free, where = min((shutil.disk_usage(f).free, str(f)) for f in there)
+    little = ", little for checkpoints of large networks" * (free <= ENOUGH_FREE)
+    yield free >= LEAST_FREE, (
+        f"{wording.size(free)} free{little}" if free >= LEAST_FREE else
+        f"only {wording.size(free)} free in {where}; free the disk.")
 
 
-def _existing(path: Path) -> Path:
-    """The path, or the nearest folder above it that exists."""
-    return next(p for p in (path, *path.parents) if p.exists())
-
-
-def store(report: Report, tidy: bool = False) -> None:
+def store(tidy: bool = False) -> Iterator[Finding]:
     """Recorded, failed, damaged and interrupted runs, and what kills left behind."""
     good = failed = 0
-    there: set[str] = set()
     try:
         every, problems = runs.scan()
     except runs.StoreError as error:
@@ -258,69 +241,64 @@ def store(report: Report, tidy: bool = False) -> None:
             good, failed = good + run.finished, failed + (not run.finished)
         except runs.StoreError as error:
             problems.append(error)
-        if run.finished:
-            there.add(run.setting.key)
-    for problem in problems:
-        report.wrong("store", str(problem))
+    there = {run.setting.key for run in every if run.finished}
     count, shown = wording.count, wording.shown
-    report.say("store", f"{count(good, 'finished run')}, {failed} failed, in "
-               f"{shown(paths.runs_dir())}")
+    yield from ((False, str(problem)) for problem in problems)
+    yield True, (f"{count(good, 'finished run')}, {failed} failed, in "
+                 f"{shown(paths.runs_dir())}")
     if elsewhere := leftovers.records_elsewhere():
-        report.say("store", f"{count(len(elsewhere), 'run.json')} in no place of a "
-                   f"run, not counted: {shown(elsewhere[0])}")
+        yield True, (f"{count(len(elsewhere), 'run.json')} in no place of a run, not "
+                     f"counted: {shown(elsewhere[0])}")
     if folders := [f for f in leftovers.checkpoints() if f.name not in there]:
         used = sum(f.stat().st_size for folder in folders for f in folder.iterdir())
-        report.say("store", f"{count(len(folders), 'run')} begun and not finished, "
-                   f"{wording.size(used)} of checkpoints in "
-                   f"{shown(folders[0].parent)}: the same command goes on")
+        yield True, (f"{count(len(folders), 'run')} begun and not finished, "
+                     f"{wording.size(used)} of checkpoints in "
+                     f"{shown(folders[0].parent)}: the same command goes on")
     else:
-        report.say("store", "no run begun and not finished")
+        yield True, "no run begun and not finished"
     left = leftovers.useless(there)
     if left and tidy:
         gone = sum(map(leftovers.delete, left))
-        report.say("store",
-                   f"deleted {gone} of {len(left)} things that kills left behind")
+        yield True, f"deleted {gone} of {len(left)} things that kills left behind"
     elif left:
-        report.say("store", f"{count(len(left), 'thing')} that a kill left behind, "
-                   f"such as {shown(left[0])}; no run needs it, `noisylabels doctor "
-                   "--tidy` deletes it")
+        yield True, (f"{count(len(left), 'thing')} that a kill left behind, such as "
+                     f"{shown(left[0])}; no run needs it, `noisylabels doctor --tidy` "
+                     "deletes it")
 
 
 # -------------------------------------------------------------------------------- speed
 
 
-def speed(report: Report, execution: object) -> None:
-    """Time a few steps; then what one run of each method costs here at each budget."""
-    from .. import lab, methods
+def speed(execution: Any, timings: dict[str, Any]) -> Iterator[Finding]:
+    """Time a few steps of each budget's network into `timings`."""
+    from .. import lab
     from ..lab import cost
     from ..training import engine
 
-    assert isinstance(execution, engine.Execution)
     where = engine.hardware(execution.device)
-    timings = {}
     for budget in ("smoke", "laptop", "desk", "fast"):
-        b = lab.BUDGETS[budget].recipe
-        timing = timings[budget] = cost.time_steps(
-            b["network"], cost.dataset_of(budget), b["batch_size"],
-            b.get("precision", "float32"), execution, 0.8)
-        report.say("speed", f"{b['network']}: {1 / timing.seconds:,.0f} training "
-                   f"images a second, batches of {b['batch_size']}, on {where}")
+        s = lab.setting("cross_entropy", cost.dataset_of(budget), budget=budget)
+        timing = timings[budget] = cost.timed(s, execution)
+        yield True, (f"{timing.network}: {1 / timing.seconds:,.0f} training images a "
+                     f"second, batches of {s.options['batch_size']}, on {where}")
+
+
+def costs(execution: Any, timings: dict[str, Any]) -> None:
+    """Print what one run of each method costs here at each budget."""
+    from .. import lab, methods
+    from ..lab import cost
 
     def takes(method: str, budget: str) -> str:
         s = lab.setting(method, cost.dataset_of(budget), budget=budget)
-        known = None
         with suppress(runs.StoreError):  # a damaged record, named above
-            known = cost.recorded(s, execution.device)
-        if known:
-            return wording.duration(known[0])
-        seconds = cost.of_setting(s, timings.get(budget, timing))
+            if known := cost.recorded(s, execution.device):
+                return wording.duration(known[0])
+        seconds = cost.of_setting(s, timings.get(budget, timings["fast"]))
         return "unknown" if seconds is None else f"{wording.duration(seconds)} ~"
 
     rows = [[m, *(takes(m, b) for b in runs.BUDGETS)] for m in methods.NAMES]
-    scaled = " and ".join(b for b in runs.BUDGETS if b not in timings)
     print("\nwhat one run costs here (smoke: digits, laptop and desk: 10,000 images of "
           "CIFAR-10, fast and paper: all)")
     common.say(common.table(("method", *runs.BUDGETS), rows, ("method",)))
-    print("~ by the timing above and each method's passes through the network"
-          + f"; {scaled} scaled by counted operations, a rough guess" * bool(scaled)
-          + "; without ~: from recorded runs")
+    print("~ by the timing above and each method's passes through the network; paper "
+          "scaled by counted operations, a rough guess; without ~: from recorded runs")

@@ -200,6 +200,13 @@ def time_steps(
                               pixels)
 
 
+def timed(s: Setting, execution: engine.Execution) -> Timing:
+    """A timing of the network, batch and precision of `s`. Without compiling, which
+    takes longer than it tells."""
+    o, how = s.options, dataclasses.replace(execution, compile=False)
+    return time_steps(o["network"], s.dataset, o["batch_size"], o["precision"], how)
+
+
 def of_setting(s: Setting, timing: Timing) -> float | None:
     """Seconds that a run of `s` takes by this timing; None for a method of unknown
     factor."""
