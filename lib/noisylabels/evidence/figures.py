@@ -145,6 +145,13 @@ def show(*figures: Any, alt: str | Sequence[str], kind: str = "auto") -> None:
     display(Html(f'<div style="{flex}">{"".join(parts)}</div>', " ".join(said)))
 
 
+def markup_of(figure: Any, alt: str, kind: str = "auto") -> str:
+    """The figure as HTML, for a page that is not a notebook; as `show` would draw it."""
+    if not alt.strip():
+        raise ValueError("alt must say in words what the figure shows.")
+    return _img(figure, alt, kind)
+
+
 def _img(figure: Any, alt: str, kind: str) -> str:
     """The figure as an <img> that carries its picture and says its size, so that
     nothing on the page moves when the picture is drawn."""

@@ -59,11 +59,7 @@ def usual(recorded: Iterable[Run]) -> list[Run]:
 
 def _is_usual(run: Run) -> bool:
     s = run.setting
-    try:
-        wanted = lab.setting(s.method, s.dataset, s.noise, s.rate, s.budget)
-        return wanted.cell.key == s.cell.key
-    except ValueError:  # a method, noise or data set that is known no more
-        return False
+    return _key((s.method, s.dataset, s.noise, round(s.rate, 6)), s.budget) == s.cell.key
 
 
 def by_case(recorded: Iterable[Run], budget: str) -> dict[Case, dict[Seeds, Run]]:
