@@ -322,7 +322,7 @@ def test_train_says_what_it_does_records_and_then_loads(call, home):
                         ("best on test", run.best())):
         assert re.search(rf"^  {name} +{100 * value:.2f} %", end, re.M), name
     assert "an oracle" in end and f"{100 * run.info['realised_rate']:.2f} % of the training" in end
-    assert end.endswith(f"record {place}\n")
+    assert end.endswith(f"record      {place}\n")
 
     code, again, _ = call(*TINY)
     assert code == 0 and "finished on" in again and "it is loaded" in again
@@ -640,7 +640,7 @@ def test_runs_show(call):
     assert code == 0 and "gce on digits, symmetric 40%, smoke budget, seed 0" in out
     assert "q=0.7" in out and "36.00 % (nominal 40%)" in out and "commit abc, today" in out
     assert "1,167 trained on, 130 for noisy validation, 0 trusted" in out
-    assert "by noisy validation  80.00 %   epoch 2" in out and "abacus" in out
+    assert "by noisy validation  80.00 %, epoch 2" in out and "abacus" in out
     # first, last, least, greatest
     assert re.search(r"^test +50.00 +70.00 +50.00 +80.00$", out, re.M)
     assert re.search(r"^val +10.00 +20.00 +10.00 +30.00$", out, re.M)
@@ -651,7 +651,7 @@ def test_runs_show(call):
 def test_a_long_table_is_thinned(call):
     record(tests=np.linspace(0.1, 0.9, 40), val=[math.nan] * 40)
     out = call("runs", "show", "gce")[1]
-    assert "15 of 40 epochs; --epochs shows all" in out and "by noisy validation        –\n" in out
+    assert "15 of 40 epochs; --epochs shows all" in out and "by noisy validation  –\n" in out
     assert re.search(r"^train +1 +10.00 ", out, re.M) and re.search(
         r"^train +40 +90.00 ", out, re.M
     )

@@ -716,7 +716,7 @@ def test_B9_a_run_begun_without_says_what_it_lacks_or_starts_anew(say):
     broken_off(s, 3), broken_off(other, 3)
     code, out, _ = say(*words)
     assert code == 0 and "began without --signals" in out and "--again starts it anew" in out
-    assert "signals lack loss-2" in out and runs.lookup(s).info["signals_lack"] == ["loss-2"]
+    assert "lack loss-2" in out and runs.lookup(s).info["signals_lack"] == ["loss-2"]
     code, out, _ = say(*words, "--seed", 1, "--again")
     assert code == 0 and "epoch 1/4" in out and "lack" not in out
     assert {"loss-2", "loss-4"} < set(runs.lookup(other).signals)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -16,6 +16,9 @@ from ..training import runs, schema
 from ..training.runs import Run
 from ..wording import duration, percent, spread
 from . import common
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TEXTS = ("dataset", "noise", "method", "budget", "name", "seed", "why", "options",
          "stage", "course")
@@ -119,6 +122,8 @@ def show(
         "its signals")] = None,
 ) -> int:
     """Setting, facts and numbers of one run."""
+    import pandas as pd
+
     run = runs.resolve(name)
     if suspects is not None:
         show_suspects(run, suspects)
@@ -148,22 +153,19 @@ def show(
     if run.finished:
         from .train import result
 
-        print(result(run) + "\n")
+        common.say(*result(run), "")
     else:
         print(f"FAILED: {wording.plain(info.get('why', 'no reason recorded'))}\n")
-    if total := len(run.epochs.get("test", ())):
-        rows = []
-        for column in COURSES:
-            seen = np.asarray(run.epochs.get(column, ()), dtype=float)
-            seen = seen[~np.isnan(seen)]
-            if len(seen) > 1:
-                ends = (seen[0], seen[-1], seen.min(), seen.max())
-                rows.append([column, *map(_short, ends)])
+    course = pd.DataFrame(run.epochs)
+    if total := len(course):
+        seen = course[[c for c in COURSES if c in course]].dropna(axis=1, thresh=2)
+        rows = [[name, *map(_short, (v.iloc[0], v.iloc[-1], v.min(), v.max()))]
+                for name, v in ((c, seen[c].dropna()) for c in seen)]
         if rows:
             header = ("course", "first", "last", "least", "greatest")
             common.say(common.table(header, rows, TEXTS), "")
         most = total if epochs else min(total, TABLE_ROWS)
-        common.say(epochs_table(run, most))
+        common.say(epochs_table(course, most))
         if most < total:
             print(f"{most} of {total} epochs; --epochs shows all")
     return 0
@@ -211,19 +213,18 @@ def show_suspects(run: Run, most: int) -> None:
     common.say("", common.table(list(columns), rows, ("in truth",)))
 
 
-def epochs_table(run: Run, most: int) -> common.Table:
+def epochs_table(course: pd.DataFrame, most: int) -> common.Table:
     """The numbers of `most` evenly chosen epochs with the first and the last."""
-    total = len(run.epochs["test"])
-    keep = sorted({round(i * (total - 1) / max(1, most - 1)) for i in range(most)})
+    keep = np.unique(np.linspace(0, len(course) - 1, most).round().astype(int))
     columns: dict[str, list[str]] = {}
-    for name, values in run.epochs.items():
+    for name, v in course.dropna(axis=1, how="all").items():
         if name == "stage":
-            columns[name] = [str(values[i]) for i in keep]
-        elif name != "seconds_evaluating" and not np.isnan(values).all():
+            columns["stage"] = list(v.iloc[keep])
+        elif name != "seconds_evaluating":
             share = (name not in ("epoch", "loss", "lr") and name[:7] != "seconds"
-                     and np.nanmin(values) >= 0 and np.nanmax(values) <= 1)
-            columns[name] = ["–" if math.isnan(v) else f"{100 * v:.2f}" if share else
-                             f"{v:.4g}" for v in values[keep]]
+                     and v.min() >= 0 and v.max() <= 1)
+            columns[str(name)] = ["–" if math.isnan(x) else f"{100 * x:.2f}" if share
+                                  else f"{x:.4g}" for x in v.iloc[keep]]
     return common.table(list(columns), zip(*columns.values(), strict=True), TEXTS)
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import statistics
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any, TextIO
 
@@ -21,7 +20,6 @@ from ..wording import Failed, duration, percent
 from . import common
 
 DEFAULT_RATE = 0.4
-SIGNALS_AGAIN = "it is trained once more, for its signals; the record stays"
 
 app = common.app()
 what = partial(typer.Option, rich_help_panel="What is trained")
@@ -79,34 +77,29 @@ def main(
                 trusted_per_class=trusted_per_class, val_fraction=val_fraction)
     execution = engine.Execution(device, compile, graph).resolve()
     there, begun = runs.lookup(s), lab.epochs_begun(s)
-    finished = there is not None and there.finished
-    failed = there is not None and not finished and not again
-    anew, lacks = False, ""  # a finished run is trained once more; what is not here
-    if there is not None and finished:
-        plan = f"finished on {there.info.get('date', 'an unknown day')}: "
-        anew = signals and again and not there.has_signals
-        plan += SIGNALS_AGAIN if anew else "it is loaded"
-        if signals and not there.has_signals:
-            begun = 0
-            plan += "" if anew else ("; it was recorded without signals, --again "
-                                     "trains it once more for them")
-    elif failed:
-        plan = "it failed before; --again trains it once more"
-    elif lacks := absent(s.dataset, s.noise):
-        plan = "it cannot be trained"
-    elif begun and signals and lab.lacks_losses(s) and again:
-        plan, begun = "begun before without signals: --again starts it anew", 0
-    elif begun:
-        plan = f"begun before: it goes on after epoch {begun}"
-        if signals and lab.lacks_losses(s):
-            plan += ("; it began without --signals, so the losses of early epochs are "
-                     "missing (--again starts it anew)")
-    else:
-        plan = "it will be trained"
+    done = there if there is not None and there.finished else None
+    failed = there is not None and done is None and not again
+    lacks = "" if done or failed else absent(s.dataset, s.noise)
+    without = signals and (not done.has_signals if done else
+                           begun > 0 and lab.lacks_losses(s))
+    anew = without and again
+    plan = (
+        f"finished on {done.info.get('date', 'an unknown day')}: " + (
+            "it is trained once more, for its signals; the record stays" if anew else
+            "it is loaded" + "; it was recorded without signals, --again trains it "
+            "once more for them" * without) if done else
+        "it failed before; --again trains it once more" if failed else
+        "it cannot be trained" if lacks else
+        "it will be trained" if not begun else
+        "begun before without signals: --again starts it anew" if anew else
+        f"begun before: it goes on after epoch {begun}" + "; it began without "
+        "--signals, so the losses of early epochs are missing (--again starts it anew)"
+        * without)
+    begun = 0 if anew else begun
     common.say(str(s), announcement(s, execution, plan))
-    if anew or not finished:
-        time = expected(s, execution, begun, timed=dry_run)
-        common.say(common.facts([("takes", time)]))
+    if anew or not done:
+        takes = expected(s, execution, begun, timed=dry_run)
+        common.say(common.facts([("takes", takes)]))
     if lacks:
         raise Failed(f"this run needs what is not here: {lacks}.")
     if dry_run:
@@ -133,7 +126,7 @@ def main(
             "--set lr=0.01.") from error
     if not run.finished:
         raise Failed(f"this run failed: {run.info.get('why', 'no reason recorded')}")
-    print(result(run))
+    common.say(*result(run))
     return 0
 
 
@@ -145,6 +138,8 @@ def resolve(method: str, dataset: str, noise: str, rate: float | None,
             option: list[str] | None, **given: Any) -> runs.Setting:
     """The setting that the arguments mean; `given`: those with the names and meaning of
     `lab.setting`'s. Raises ValueError that names the nearest valid word."""
+    import torch
+
     from .. import lab
 
     options = given_options(option or [])
@@ -159,8 +154,10 @@ def resolve(method: str, dataset: str, noise: str, rate: float | None,
         raise ValueError(
             "--seed has nothing to decide beside --split-seed, --noise-seed and "
             "--init-seed; leave it out, or one of the three.")
-    if budget is None:
-        budget = default_budget(dataset, device)
+    if budget is None:  # what the device can do
+        gpu = device.startswith("cuda") or (
+            device == "auto" and torch.cuda.is_available())
+        budget = "smoke" if dataset == "digits" else "fast" if gpu else "laptop"
         given["max_samples"] = given["max_samples"] or 0
     human = noise.startswith("human-")
     if human and rate not in (None, 1):
@@ -173,13 +170,9 @@ def resolve(method: str, dataset: str, noise: str, rate: float | None,
                        **options)
 
 
-def given_options(pairs: list[str], flags: Collection[str] = runs.FLAGS,
-                  instead: str = "") -> dict[str, Any]:
-    """["q=0.5", ...] as a dict; `lab.setting` reads the values as the method's types.
-
-    `flags`: what this command has an argument for; `instead`: what decides the rest of
-    `runs.FLAGS`.
-    """
+def given_options(pairs: list[str]) -> dict[str, Any]:
+    """["q=0.5", ...] as a dict; `lab.setting` reads the values as the method's
+    types."""
     options: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
@@ -188,22 +181,12 @@ def given_options(pairs: list[str], flags: Collection[str] = runs.FLAGS,
             raise ValueError(
                 f"--set takes KEY=VALUE, such as --set lr=0.1, not {pair!r}.")
         if key in runs.FLAGS:
-            use = f"use --{key.replace('_', '-')}" if key in flags else instead
-            raise ValueError(f"{key!r} is no option of a method; {use}.")
+            raise ValueError(f"{key!r} is no option of a method; use "
+                             f"--{key.replace('_', '-')}.")
         if key in options:
             raise ValueError(f"--set {key}=... is given twice; give it once.")
         options[key] = value.strip()
     return options
-
-
-def default_budget(dataset: str, device: str) -> str:
-    """smoke for the digits; else what the device can do."""
-    import torch
-
-    if dataset == "digits":
-        return "smoke"
-    gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-    return "fast" if gpu else "laptop"
 
 
 def announcement(s: runs.Setting, execution: Any, plan: str) -> common.Table:
@@ -237,13 +220,8 @@ def expected(s: runs.Setting, execution: Any, begun: int, timed: bool) -> str:
         like = wording.count(known[1], "recorded run")
         return (f"about {duration(known[0] * share)} (from {like} like it on this "
                 "machine)")
-    if timed:
-        o = s.options
-        how = dataclasses.replace(execution, compile=False)  # to compile takes longer
-        timing = cost.time_steps(o["network"], s.dataset, o["batch_size"],
-                                 o["precision"], how)
-        if (seconds := cost.of_setting(s, timing)) is not None:
-            return f"about {duration(seconds * share)} (by a timing of a few steps)"
+    if timed and (seconds := cost.of_setting(s, cost.timed(s, execution))) is not None:
+        return f"about {duration(seconds * share)} (by a timing of a few steps)"
     return "not known yet; after the first epoch there is an estimate"
 
 
@@ -287,27 +265,28 @@ class Progress:
         self.bar.reset(self._task, total=total, completed=completed, description=now)
 
 
-def result(run: runs.Run) -> str:
-    """The four numbers of a run, its time and its place."""
-    info, test = run.info, run.last_stage()
-    before = len(run.epochs["test"]) - len(test)  # epochs of earlier stages
-    by_val, chosen = run.by_validation(), ""
-    if "val" in run.epochs and not math.isnan(by_val):
-        chosen = f"   epoch {np.nanargmax(run.last_stage('val')) + 1 + before}"
-    lines = [
-        "test accuracy",
-        f"  last epoch          {percent(run.last()):>8}",
-        f"  mean of last {min(10, len(test)):<2}     {percent(run.mean_last()):>8}",
-        f"  by noisy validation {percent(by_val):>8}{chosen}",
-        f"  best on test        {percent(run.best()):>8}   epoch "
-        f"{np.nanargmax(test) + 1 + before}; an oracle, nobody can choose it honestly",
-        f"noise  {percent(info.get('realised_rate', math.nan))} of the training labels "
-        "are wrong",
-        f"time   {duration(float(info.get('seconds', math.nan)))}, "
-        f"{duration(float(info.get('seconds_per_epoch', math.nan)))} an epoch, on "
-        f"{info.get('hardware', 'unknown hardware')}",
-        f"record {wording.shown(run.folder) if run.folder else 'none'}",
-    ]
+def result(run: runs.Run) -> list[Any]:
+    """For `common.say`: the four numbers of a run, its time and its place."""
+    info, test, by_val = run.info, run.last_stage(), run.by_validation()
+
+    def of(column: str) -> str:
+        """The epoch at which it is best, those of earlier stages counted too."""
+        before = len(run.epochs["test"]) - len(test)
+        return f", epoch {np.nanargmax(run.last_stage(column)) + 1 + before}"
+
+    place = wording.shown(run.folder) if run.folder else "none"
+    ends = [("noise", f"{percent(info.get('realised_rate', math.nan))} of the training "
+             "labels are wrong"),
+            ("time", f"{duration(float(info.get('seconds', math.nan)))}, "
+             f"{duration(float(info.get('seconds_per_epoch', math.nan)))} an epoch, on "
+             f"{info.get('hardware', 'unknown hardware')}"), ("record", place)]
     if lack := info.get("signals_lack"):
-        lines.append(f"signals lack {', '.join(lack)}: the run began without --signals")
-    return "\n".join(lines)
+        ends.append(("signals", f"lack {', '.join(lack)}: the run began without "
+                     "--signals"))
+    return ["test accuracy", common.facts([
+        ("last epoch", percent(run.last())),
+        (f"mean of last {min(10, len(test))}", percent(run.mean_last())),
+        ("by noisy validation", percent(by_val)
+         + ("" if math.isnan(by_val) else of("val"))),
+        ("best on test", f"{percent(run.best())}{of('test')}; an oracle, nobody can "
+         "choose it honestly")]), common.facts(ends, indent=0)]
