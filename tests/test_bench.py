@@ -317,6 +317,13 @@ def test_goals_know_where_and_for_what_they_hold():
     assert special.verdict(rows_of(a=0.5), small())["verdict"] == "met"
 
 
+def test_what_is_no_number_is_not_judged():
+    for goal in (report.Goal("g", ("parity",), "<=", 1.0, "any"), report.PARITY):
+        b = small(rows=[Row("parity", "parity", "", "share", [math.nan], "within")])
+        found = goal.verdict(b.rows, b)
+        assert (found["value"], found["verdict"]) == (None, "not measured here")
+
+
 def test_what_follows_for_the_meta_gradient():
     found = {r.name: r.values for r in report.derive(rows_of(
         meta_shared=10.0, meta_forward=16.0, meta_double=22.0, meta_kept_memory=40.0,

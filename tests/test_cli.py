@@ -1171,7 +1171,7 @@ def test_papermill_without_an_output_is_reported(call, page, monkeypatch):
     monkeypatch.setattr(page_command.subprocess, "Popen", Papermill)
     code, _, err = call("page", "tiny")
     assert code == 1 and err == "noisylabels: tiny failed (NoSuchKernel: python3).\n"
-    monkeypatch.setattr(page_command, "missing", lambda package: True)
+    monkeypatch.setattr(page_command, "find_spec", lambda package: None)
     code, _, err = call("page", "tiny")
     assert code == 1 and "papermill is not installed" in err
 

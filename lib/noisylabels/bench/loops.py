@@ -16,17 +16,17 @@ import dataclasses
 import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache, partial
+from functools import partial
 from itertools import cycle, islice
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..data.datasets import Dataset, load
 from ..kernels import objectives, views
+from ..lab import cost
 from ..training import engine, networks
 from .timing import Bench, Entry, Round
 
@@ -36,20 +36,9 @@ READY = 8  # ready batches that take turns
 STRONG = views.Chain((views.Weak(), views.RandAugment.fixmatch()))
 
 
-@cache
-def operations(network: str, channels: int = 3, side: int = 32) -> tuple[int, int]:
-    """Floating-point operations an image: (forward, forward and backward), counted.
-
-    A multiplication with its addition counts as two. Convolutions and matrix products
-    only; all else moves bytes. Nothing is computed: the tensors are on the device
-    "meta".
-    """
-    net = networks.build(network, CLASSES, channels).to("meta")
-    with FlopCounterMode(display=False) as counter:
-        z = net(torch.empty(2, channels, side, side, device="meta"))
-        forward = counter.get_total_flops()
-        z.sum().backward()
-    return forward // 2, counter.get_total_flops() // 2
+def operations(network: str) -> tuple[int, int]:
+    """Operations an image: (forward, forward and backward), counted (`lab.cost`)."""
+    return cost.operations(network), cost.operations(network, backward=True)
 
 
 # ------------------------------------------------------------------------------- images

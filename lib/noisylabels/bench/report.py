@@ -137,18 +137,18 @@ class Goal:
     def verdict(self, rows: Sequence[Row], bench: Bench) -> dict[str, Any]:
         """The goal with the number measured, if it was, and "met", "missed" or "not
         measured here"."""
-        there = {r.median: r.note for r in rows if r.name in self.row and r.values}
+        there = {r.median or 0.0: r.note for r in rows
+                 if r.name in self.row and r.values}
         fits = self.where in ("any", bench.device.type) and all(
             getattr(bench, k) == v for k, v in self.only.items())
-        value, said = None, "not measured here"
-        if there and fits:
-            best = (max if self.sense == ">=" else min)(there)
-            value = rounded(best)
-            met = (there[best].startswith("within") if self.must is None else
-                   SENSES[self.sense](value, self.must))
-            said = "met" if met else "missed"
+        best = (max if self.sense == ">=" else min)(there, default=math.nan)
+        value = rounded(best) if fits else None
+        met = value is not None and (
+            there[best].startswith("within") if self.must is None else
+            SENSES[self.sense](value, self.must))
         return {"goal": self.what, "sense": self.sense, "must": self.must,
-                "value": value, "verdict": said}
+                "value": value, "verdict": "not measured here" if value is None else
+                "met" if met else "missed"}
 
 
 PREACT18 = {"network": "preact18", "batch_size": 128}

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
@@ -179,11 +180,10 @@ def of_method(method: str, device: torch.device, epochs: int = 8,
                 raise _Enough
 
         module.train(task, lab.settings_of(s), Recorder(task, truth, watch=each))
-    parts = [[b - a for a, b in zip(one, two, strict=True)]
-             for one, two in zip(marks, marks[1:], strict=False)]
-    parts = parts[1:] or parts
-    return Waits(max(p[0] / max(1, p[2]) for p in parts), max(p[1] for p in parts),
-                 len(marks) - 1, count.where)
+    parts = np.diff(marks, axis=0)
+    in_steps, elsewhere, steps = (parts[1:] if len(parts) > 1 else parts).T
+    return Waits(float((in_steps / steps.clip(1)).max()), float(elsewhere.max()),
+                 len(parts), count.where)
 
 
 def measure(bench: Bench) -> None:

@@ -206,8 +206,9 @@ def data() -> Iterator[Finding]:
                 absent = isinstance(error, FileNotFoundError)
                 yield absent, f"{name}: no human labels" if absent else str(error)
                 break
-            coarse = which == "noisy_coarse" and d.coarse_train is not None
-            wrong = (given != (d.coarse_train if coarse else d.y_train)).double().mean()
+            truth = (d.y_train if d.coarse_train is None or which != "noisy_coarse" else
+                     d.coarse_train)
+            wrong = given.ne(truth).double().mean()
             yield True, f"  human-{which}: {wording.percent(float(wrong))} wrong"
 
 

@@ -157,13 +157,12 @@ def run(source: Path, out: Path, values: Mapping[str, Any]) -> int:
     """papermill in a process of its own, from the project's folder, one thread."""
     import yaml
 
-    if missing("papermill"):
+    if find_spec("papermill") is None:
         raise Failed("papermill is not installed, and it runs the pages; `pip install "
                      "papermill`.")
     part, failed = out.with_name(f".{out.stem}.part.ipynb"), _failed(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        part.unlink(missing_ok=True)
         part.touch()
         part.unlink()
     except OSError as error:
@@ -193,7 +192,7 @@ def run(source: Path, out: Path, values: Mapping[str, Any]) -> int:
         if ran is not None:
             part.replace(failed)
             kept = f"; what ran before it is in {shown(failed)}"
-        last = (said.split("\n") if said.strip() else ["no message"])[-1]
+        last = (said or "no message").splitlines()[-1]
         raise Failed(f"{source.stem} failed {problem or f'({last})'}{kept}.")
     facts = ran["metadata"].setdefault("papermill", {})
     facts["output_path"] = os.fsencode(out).decode("utf-8", "replace")
@@ -261,8 +260,3 @@ def fault(notebook: Mapping[str, Any]) -> str | None:
                 return (f"in code cell {number} of {len(code)} with {output['ename']}: "
                         f"{said}")
     return None
-
-
-def missing(package: str) -> bool:
-    """Whether that package cannot be imported."""
-    return find_spec(package) is None

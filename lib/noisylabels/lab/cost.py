@@ -128,12 +128,20 @@ class Timing:
 
 
 @cache
-def operations(network: str, channels: int, pixels: int) -> int:
-    """Floating-point operations of one image's forward pass."""
-    net = networks.build(network, 10, channels).to("meta").eval()
+def operations(network: str, channels: int = 3, pixels: int = 32,
+               backward: bool = False) -> int:
+    """Floating-point operations of one image's forward pass, or of both passes.
+
+    A multiplication with its addition counts as two. Convolutions and matrix products
+    only; all else moves bytes. Nothing is computed: the tensors are on the device
+    "meta".
+    """
+    net = networks.build(network, 10, channels).to("meta")
     with FlopCounterMode(display=False) as counter:
-        net(torch.empty(1, channels, pixels, pixels, device="meta"))
-    return counter.get_total_flops()
+        z = net(torch.empty(2, channels, pixels, pixels, device="meta"))
+        if backward:
+            z.sum().backward()
+    return counter.get_total_flops() // 2
 
 
 def time_steps(
