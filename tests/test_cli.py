@@ -1348,7 +1348,7 @@ def test_an_unknown_factor_is_said(monkeypatch, home):
     assert cost.of_setting(s, cost.Timing("tiny", 1.0, 1, 8)) is None
     args = engine.Execution("cpu", compile=True)
     monkeypatch.setattr(cost, "time_steps",  # without compiling: that takes longer than it tells
-                        lambda *a: a[-1].compile or cost.Timing("tiny", 1.0, 1, 8))
+                        lambda *a: a[4].compile or cost.Timing("tiny", 1.0, 1, 8))
     assert "not known yet" in train.expected(s, args, 0, timed=True)
     monkeypatch.setitem(cost.FACTORS, "gce", 1.0)
     assert "by a timing of a few steps" in train.expected(s, args, 0, timed=True)

@@ -246,12 +246,12 @@ def test_the_plan_holds_every_method_and_three_seeds(everything):
 
 
 def test_the_plan_goes_by_steps_and_one_seed_first(everything, monkeypatch):
-    monkeypatch.setattr(planning.Estimates, "of", lambda self, s: planning.Cost(60, 1, "guess"))
+    monkeypatch.setattr(planning.Estimates, "of", lambda self, s: planning.Cost(60, 1))
     monkeypatch.setattr(runs, "scan", lambda: ([], []))
     monkeypatch.setattr(planning.lab, "epochs_begun", lambda s: 0)
     chosen = planning.select_plan("desk", 3)
-    plan = planning.make(chosen, engine.Execution("cpu"), 2)
-    order = [(t.group.due(t.setting), t.setting.split_seed) for t in plan.todo]
+    plan = planning.make(chosen, planning.Estimates(engine.Execution("cpu")))
+    order = [(t.group.due[t.setting], t.setting.split_seed) for t in plan.todo]
     assert order == sorted(order)
     first = [t.setting for t in plan.todo[:6]]
     assert {s.method for s in first} == {"cross_entropy"}
@@ -266,7 +266,8 @@ def test_filters_of_the_plan(everything):
     assert {s.options["branches"] for s in chosen.settings} == {"max+min", "off", "plain",
                                                                 "random"}
     arm = next(g for g in chosen.groups if g.settings[0].options["branches"] == "off")
-    assert arm.name == "sanm, cifar10, symmetric 40 %, branches=off" and arm.steps == (11, 11)
+    assert arm.name == "sanm, cifar10, symmetric 40 %, branches=off"
+    assert [*arm.due.values()] == [11, 11]
 
 
 def test_the_plan_of_the_digits_is_of_twenty_seeds_and_its_old_runs_count(everything):
@@ -377,15 +378,13 @@ def own(home):
 def test_a_plan_of_ones_own_is_read(own):
     own("\ufeff" + HEAD + ROW
         + "\n\n2,smoke,digits,none,0,gce elr,epochs=2 max_samples=200,3-4,\n")
-    steps = planning.steps_of("mine")
-    assert [(s.step, s.rate, s.methods, s.seeds) for s in steps] == [
-        (1, 0.4, ("gce",), (0, 1)), (2, 0.0, ("gce", "elr"), (3, 4))]
-    assert steps[1].options == {"epochs": "2", "max_samples": 200}
     chosen = planning.select_plan("mine", None)
     assert [(s.method, s.seed, s.max_samples) for s in chosen.settings] == [
         ("gce", "0", None), ("gce", "1", None), ("gce", "3", 200), ("gce", "4", 200),
         ("elr", "3", 200), ("elr", "4", 200)]
-    assert [g.steps for g in chosen.groups] == [(1, 1), (2, 2), (2, 2)]
+    assert [[*g.due.values()] for g in chosen.groups] == [[1, 1], [2, 2], [2, 2]]
+    assert {s.rate for s in chosen.settings} == {0.4, 0.0} and {
+        s.options["epochs"] for s in chosen.settings} == {2}
 
 
 @pytest.mark.parametrize("content, said", [
@@ -446,7 +445,7 @@ def test_what_is_asked_of_a_plan_and_is_not_in_it_is_said(own, capsys):
 
 def test_a_plan_has_steps_and_no_printed_numbers(own, capsys, monkeypatch):
     own(HEAD + ROW.replace("gce", "gce l2r").replace("epochs=2", ""))
-    monkeypatch.setattr(planning.Estimates, "of", lambda self, s: planning.Cost(60, 1, "guess"))
+    monkeypatch.setattr(planning.Estimates, "of", lambda self, s: planning.Cost(60, 1))
     assert cli.main(["reproduce", "--plan", "mine", "--dry-run", "--minutes", "1"]) == 0
     out = capsys.readouterr().out
     assert ", 1 minute\n2 settings, 4 runs: the steps of the plan mine, which say the order" in out

@@ -28,6 +28,7 @@ from noisylabels.bench import report as bench_report
 from noisylabels.commands import common, train
 from noisylabels.data import datasets
 from noisylabels.evidence import ledger, ledger_page, published, tables
+from noisylabels.lab import cost
 from noisylabels.reproduce import bundle, planning
 from noisylabels.reproduce import report as reproduce_report
 from noisylabels.training import engine, leftovers, provenance, recorder, runs, schema
@@ -370,7 +371,8 @@ def test_B2_reproduce_names_what_it_leaves_out(home):
     change(record(1), seconds="x")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        plan = planning.make(planning.Selection(), engine.Execution("cpu").resolve(), 1)
+        plan = planning.make(planning.Selection(),
+                             cost.Estimates(engine.Execution("cpu").resolve()))
     assert len(plan.strange) == 1 and "seconds" in plan.strange[0]
 
 
@@ -498,7 +500,7 @@ def test_B4_reproduce_overwrites_only_its_own(home, suffix, content):
         reproduce_report.check_free(home, "smoke")
     file.unlink()
     file.write_text({".md": f"{reproduce_report.TITLE}, x", ".csv": ",".join(
-        reproduce_report.COLUMNS)}[suffix])
+        reproduce_report.FIRST)}[suffix])
     reproduce_report.check_free(home, "smoke")
 
 

@@ -11,7 +11,6 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any
 
@@ -289,11 +288,12 @@ def costs(execution: Any, timings: dict[str, Any]) -> None:
     from .. import lab, methods
     from ..lab import cost
 
+    estimates = cost.Estimates(execution, recorded=runs.scan()[0])
+
     def takes(method: str, budget: str) -> str:
         s = lab.setting(method, cost.dataset_of(budget), budget=budget)
-        with suppress(runs.StoreError):  # a damaged record, named above
-            if known := cost.recorded(s, execution.device):
-                return wording.duration(known[0])
+        if known := estimates.measured(s):
+            return wording.duration(known.seconds)
         seconds = cost.of_setting(s, timings.get(budget, timings["fast"]))
         return "unknown" if seconds is None else f"{wording.duration(seconds)} ~"
 

@@ -216,10 +216,9 @@ def expected(s: runs.Setting, execution: Any, begun: int, timed: bool) -> str:
     from ..lab import cost
 
     share = max(0.0, 1 - begun / max(1, cost.total_epochs(s)))
-    if (known := cost.recorded(s, execution.device)) is not None:
-        like = wording.count(known[1], "recorded run")
-        return (f"about {duration(known[0] * share)} (from {like} like it on this "
-                "machine)")
+    if known := cost.Estimates(execution, recorded=runs.scan()[0]).measured(s):
+        return (f"about {duration(known.seconds * share)} (from "
+                f"{wording.count(known.runs, 'recorded run')} like it on this machine)")
     if timed and (seconds := cost.of_setting(s, cost.timed(s, execution))) is not None:
         return f"about {duration(seconds * share)} (by a timing of a few steps)"
     return "not known yet; after the first epoch there is an estimate"

@@ -6,8 +6,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
-import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
@@ -39,6 +38,7 @@ batch."""
 LONG_STEP = 2.0  # seconds: one such step tells enough
 
 OPTIONS_OF_COST = ("network", "batch_size", "precision")
+TIMED = 0.5  # seconds that a timing takes
 
 
 def total_epochs(s: Setting) -> int:
@@ -46,28 +46,7 @@ def total_epochs(s: Setting) -> int:
     return lab.total_epochs(s, images(s).train)
 
 
-# ------------------------------------------------------------------- from recorded runs
-
-
-def recorded(s: Setting, device: str) -> tuple[float, int] | None:
-    """(seconds, from how many runs): finished runs on this hardware that differ in
-    little, scaled.
-
-    The same are the method, the data set, the network, the batch and the precision;
-    epochs and number of images are scaled to those of `s`.
-    """
-    same = {k: s.options[k] for k in OPTIONS_OF_COST if k in s.options}
-    here, n = engine.hardware(device), images(s)
-    work = _work(n)
-    times = []
-    with warnings.catch_warnings():  # of what is left out; other commands say it
-        warnings.simplefilter("ignore", runs.RecordWarning)
-        like = runs.find(method=s.method, dataset=s.dataset, **same)
-    for run in like:
-        if run.info.get("hardware") == here and run.info.get("epochs"):
-            epoch = run.info["seconds"] / run.info["epochs"]
-            times.append(epoch * work / _work(images(run.setting)) * total_epochs(s))
-    return (statistics.median(times), len(times)) if times else None
+# ---------------------------------------------------------------------- by its passes
 
 
 def _work(n: lab.Images, factor: float = 1.0) -> float:
@@ -208,22 +187,101 @@ def time_steps(
                               pixels)
 
 
-def timed(s: Setting, execution: engine.Execution) -> Timing:
+def timed(s: Setting, execution: engine.Execution, seconds: float = 1.0
+          ) -> Timing:
     """A timing of the network, batch and precision of `s`. Without compiling, which
     takes longer than it tells."""
     o, how = s.options, dataclasses.replace(execution, compile=False)
-    return time_steps(o["network"], s.dataset, o["batch_size"], o["precision"], how)
+    return time_steps(o["network"], s.dataset, o["batch_size"], o["precision"], how,
+                      seconds)
 
 
-def of_setting(s: Setting, timing: Timing) -> float | None:
-    """Seconds that a run of `s` takes by this timing; None for a method of unknown
-    factor."""
-    factor = factor_of(s.method)
-    if factor is None:
+def of_setting(s: Setting, timing: Timing, factor: float | None = None
+               ) -> float | None:
+    """Seconds that a run of `s` takes by this timing, with the method's own factor
+    unless one is given; None for a method of unknown factor."""
+    if (factor := factor or factor_of(s.method)) is None:
         return None
-    _, _, _, channels, pixels = SIZES[s.dataset]
-    each = timing.of(s.options["network"], channels, pixels)
+    each = timing.of(s.options["network"], *SIZES[s.dataset][3:])
     return total_epochs(s) * _work(images(s), factor) * each
+
+
+# ------------------------------------------- from recorded runs, where there are any
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Seconds of a whole run and of one of its epochs; `runs`: how many recorded ones
+    tell it."""
+
+    seconds: float
+    epoch: float
+    runs: int = 0
+
+    @property
+    def basis(self) -> str:
+        return "measured" if self.runs else "guess"
+
+
+def here(function: Callable[..., Any], *args: Any) -> Any:
+    """Calls a function where the runs are trained: in this process."""
+    return function(*args)
+
+
+class Estimates:
+    """What runs cost where they are trained; `ask` calls a function there.
+
+    *measured*: from recorded runs on this hardware, executed in the same way, with the
+    same method, network, batch, precision and kind of image; epochs and images are
+    scaled. *guess*: a few steps are timed on this device, times the forward and
+    backward passes that the method's step is known to make (`factor_of`; as cross
+    entropy where they are not counted). `jobs` runs share a GPU evenly at worst.
+    """
+
+    def __init__(self, execution: engine.Execution, jobs: int = 1,
+                 recorded: Iterable[runs.Run] = (),
+                 ask: Callable[..., Any] = here) -> None:
+        self.execution, self.jobs, self.ask = execution, jobs, ask
+        self.hardware: str = ask(engine.hardware, execution.device)
+        self._seen: dict[Any, list[float]] = {}
+        self._timings: dict[Any, Timing] = {}
+        for run in recorded:
+            self.learn(run)
+
+    def learn(self, run: runs.Run) -> None:
+        """Count a recorded run, if it was made like the runs to come."""
+        how = {"compile": self.execution.compile, "graph": self.execution.graph}
+        known = run.info.get("seconds") and run.info.get("epochs")
+        if (run.finished and known and run.info.get("hardware") == self.hardware
+                and run.info.get("execution", how) == how):
+            each = run.info["seconds"] / run.info["epochs"] / _work(images(run.setting))
+            self._seen.setdefault(_kind(run.setting), []).append(each)
+
+    def measured(self, s: Setting) -> Cost | None:
+        """By recorded runs alone; None without any like it."""
+        if not (seen := self._seen.get(_kind(s))):
+            return None
+        each = statistics.median(seen) * _work(images(s))
+        return Cost(each * total_epochs(s), each, len(seen))
+
+    def of(self, s: Setting) -> Cost:
+        if found := self.measured(s):
+            return found
+        key, gpu = _kind(s)[1:], self.execution.device.startswith("cuda")
+        if key not in self._timings:
+            self._timings[key] = self.ask(timed, s, self.execution, TIMED)
+            if gpu:
+                self.ask(torch.cuda.empty_cache)
+        seconds = of_setting(s, self._timings[key], factor_of(s.method) or 1.0)
+        assert seconds is not None
+        seconds *= self.jobs if gpu else 1
+        return Cost(seconds, seconds / total_epochs(s))
+
+
+def _kind(s: Setting) -> tuple[Any, ...]:
+    """What runs must have in common for one to tell the other's cost."""
+    return (s.method, *(s.options.get(k) for k in OPTIONS_OF_COST),
+            SIZES[s.dataset][3:])
 
 
 def dataset_of(budget: str) -> str:

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 
 def run(*, budget: str | None = None, plan: str | None = None, paper: Sequence[str] = (),
@@ -38,7 +39,8 @@ def run(*, budget: str | None = None, plan: str | None = None, paper: Sequence[s
     it starts processes: call it below `if __name__ == "__main__":`.
     """
     from .. import wording
-    from ..training import engine
+    from ..lab import cost
+    from ..training import engine, runs
     from ..wording import Failed, count
     from . import bundle, grid, planning, report
     from .progress import Board
@@ -47,45 +49,41 @@ def run(*, budget: str | None = None, plan: str | None = None, paper: Sequence[s
     ends = begun + 60 * minutes
     out, pack = out and Path(out), pack and Path(pack)
     engine.set_threads(None)
-    if not dry_run:
-        if out:
-            report.check_free(out, budget or "")
-        if pack:
-            bundle.check_target(pack)
+    if out and not dry_run:
+        report.check_free(out, budget or "")
+    if pack and not dry_run:
+        bundle.check_target(pack)
     name = "desk" if plan is None and budget == "desk" else plan
     changes = planning.options_of(options)
     there = grid.Dask(address=cluster) if cluster else None
-    ask = there.ask if there else planning.here
+    ask = there.ask if there else cost.here
     execution = ask(engine.Execution(device, compile, graph).resolve)
     gpu = execution.device.startswith("cuda")
     alone = there is None and not grid.has_dask()
     jobs = there.slots() if there else 1 if alone else jobs or (1 if gpu else cores())
+    which: dict[str, Any] = {"paper": paper, "method": method, "changes": changes}
     if name is not None:
-        chosen = planning.select_plan(name, seeds, budget=budget, paper=paper,
-                                      method=method, dataset=dataset, changes=changes)
+        chosen = planning.select_plan(name, seeds, budget=budget, dataset=dataset, **which)
     else:
         chosen = planning.select(budget or ("fast" if gpu else "laptop"), seeds or 3,
-                                 paper=paper, method=method, dataset=dataset,
-                                 changes=changes)
+                                 dataset=dataset, **which)
     absent = chosen.left_out.get(planning.NO_DATA, Counter())
     hint = f" For more: {'; '.join(sorted(absent))}." if absent and not dataset else ""
     if hint and not chosen.groups and budget is None and name is None:
         # what comes with scikit-learn is always here
-        small = planning.select("smoke", seeds or 3, paper=paper, method=method,
-                                changes=changes)
+        small = planning.select("smoke", seeds or 3, **which)
         if small.groups:
             print(f"{count(absent.total(), 'printed number')} of the {chosen.budget} "
                   "budget need images that are not here. So this plan is for the digits, "
                   "the smoke budget: it shows that everything runs, and proves nothing "
                   f"about the numbers.{hint}\n")
             chosen = small
-    budget = chosen.budget
     if out and not dry_run:
-        report.check_free(out, budget)
-    made = planning.make(chosen, execution, jobs, again, ask=ask)
+        report.check_free(out, chosen.budget)
+    made = planning.make(chosen, cost.Estimates(execution, jobs, ask=ask), again)
     planning.lay_out(made.todo, jobs, ends - time.monotonic())
-    print(f"{budget} budget on {made.estimates.hardware}, {count(jobs, 'run')} at once"
-          + (f" by {cluster}" * bool(cluster))
+    print(f"{chosen.budget} budget on {made.estimates.hardware}, "
+          f"{count(jobs, 'run')} at once" + (f" by {cluster}" * bool(cluster))
           + ", since Dask is not installed" * alone
           + f", {minutes:g} minute{'s' * (minutes != 1)}\n"
           + planning.text(made, dry_run), flush=True)
@@ -104,26 +102,16 @@ def run(*, budget: str | None = None, plan: str | None = None, paper: Sequence[s
         print(flush=True)
         crew = there or (grid.Alone() if alone else
                          grid.Dask(min(jobs, len(made.todo))))
-        with Board(made, minutes, begun) as board:
+        with Board(len(made.todo), minutes, begun) as board:
             outcome = grid.train_all(
                 crew, made.todo, made.estimates, ends,
                 lambda t: (execution, signals and t.setting.init_seed == 0, again), board)
-        made = planning.make(chosen, execution, jobs, before=made)
-    notes = report.notes(outcome)
-    print("\n" + "\n".join(notes), flush=True)
-    found = report.rows(made, budget, changes)
-    print("\n" + report.text(found, budget), flush=True)
+    notes, found = report.notes(outcome), report.rows(chosen, runs.scan()[0], changes)
+    print("\n" + "\n".join(notes) + "\n\n" + report.text(found, chosen.budget), flush=True)
     if pack:
-        done = bundle.pack(pack, chosen.settings, checkpoints)
-        print("\n".join([
-            *(f"left out of the bundle: {x}" for x in done.left_out),
-            f"packed {count(done.runs, 'run')} and "
-            f"{count(done.checkpoints, 'checkpoint')}, "
-            f"{wording.size(pack.stat().st_size)}: {wording.shown(pack.absolute())}"
-            if done.runs + done.checkpoints else
-            "nothing to pack yet: no bundle was written"]), flush=True)
+        print("\n" + bundle.pack(pack, chosen.settings, checkpoints).told(pack), flush=True)
     if out:
-        for path in report.write(out, found, made, budget, notes):
+        for path in report.write(out, found, chosen, notes):
             print(f"written: {wording.shown(path.absolute())}")
     if outcome.lost:
         raise Failed(outcome.lost)

@@ -29,7 +29,7 @@ from .. import lab, paths
 from ..lab import cost
 from ..training import recorder, runs, schema
 from ..training.runs import Setting, StoreError
-from ..wording import deliberate
+from ..wording import count, deliberate, shown, size
 
 KIND, MANIFEST = "noisylabels bundle", "manifest.json"
 FORMAT = 2  # 1 could be cut into parts; such a bundle is read where it has one part
@@ -52,6 +52,15 @@ class Packed:
     runs: int = 0
     checkpoints: int = 0
     left_out: list[str] = field(default_factory=list)
+
+    def told(self, file: Path) -> str:
+        """In words, where it was packed to `file`."""
+        what = "nothing to pack yet: no bundle was written"
+        if self.runs + self.checkpoints:
+            what = (f"packed {count(self.runs, 'run')} and "
+                    f"{count(self.checkpoints, 'checkpoint')}, "
+                    f"{size(file.stat().st_size)}: {shown(file.absolute())}")
+        return "\n".join([*(f"left out of the bundle: {x}" for x in self.left_out), what])
 
 
 @dataclass
@@ -97,13 +106,6 @@ def checksum(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def _epochs_in(folder: Path, s: Setting) -> int:
-    """Finished epochs in a folder of checkpoints of this run, all blocks checked."""
-    if not (found := recorder.epochs_in(folder, cost.total_epochs(s))):
-        raise StoreError(f"{folder} holds no checkpoint.")
-    return found
-
-
 # ------------------------------------------------------------------------------ packing
 
 
@@ -143,20 +145,21 @@ def packed(settings: Iterable[Setting]) -> bytes:
 def check_target(file: Path) -> None:
     """Raise where a bundle cannot be put: something else is there, or the folder is
     closed."""
-    if os.path.lexists(file):
-        try:
+    folder = file.absolute().parent
+    try:
+        if os.path.lexists(file):
             with tarfile.open(file, "r:") as tar:
                 _manifest(tar)
-        except (*DAMAGED, OSError) as error:
-            raise ValueError(
-                f"{file} is there and is no bundle; name another file.") from error
+    except (*DAMAGED, OSError) as error:
+        raise ValueError(
+            f"{file} is there and is no bundle; name another file.") from error
     try:
-        file.absolute().parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise StoreError(
             f"no folder for the bundle {file}: {error.strerror}.") from error
-    if not os.access(file.absolute().parent, os.W_OK):
-        raise StoreError(f"the folder of the bundle {file} cannot be written to.")
 
 
 def _write(stream: BinaryIO, settings: Iterable[Setting],
@@ -172,8 +175,8 @@ def _write(stream: BinaryIO, settings: Iterable[Setting],
             elif checkpoints and any(lab.checkpoints_of(s).glob("block-*.pt")):
                 try:  # as it is now; the run may go on, or end
                     shutil.copytree(lab.checkpoints_of(s), held)
-                    begun[s.key] = {"setting": s.as_dict(),
-                                    "epochs": _epochs_in(held, s)}
+                    epochs = recorder.epochs_in(held, cost.total_epochs(s))
+                    begun[s.key] = {"setting": s.as_dict(), "epochs": epochs}
                 except (StoreError, shutil.Error, FileNotFoundError) as error:
                     shutil.rmtree(held, ignore_errors=True)
                     done.left_out.append(f"{s}: {error}")
@@ -185,18 +188,14 @@ def _write(stream: BinaryIO, settings: Iterable[Setting],
             "files": [{"path": n, "size": k, "sha256": h}
                       for n, (k, h) in files.items()]}
         sealed = json.dumps({**manifest, "seal": checksum(manifest)}).encode()
+        (scratch / MANIFEST).write_bytes(sealed)
         with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-            _add(tar, MANIFEST, len(sealed), io.BytesIO(sealed))
-            for name, (size, _) in files.items():
+            for name in (MANIFEST, *files):
+                info = tarfile.TarInfo(name)
+                info.size = (scratch / name).stat().st_size
                 with open(scratch / name, "rb") as f:
-                    _add(tar, name, size, f)
+                    tar.addfile(info, f)
     return done
-
-
-def _add(tar: tarfile.TarFile, name: str, size: int, content: BinaryIO) -> None:
-    info = tarfile.TarInfo(name)
-    info.size = size
-    tar.addfile(info, content)
 
 
 # ---------------------------------------------------------------------------- unpacking
@@ -216,15 +215,13 @@ def unpack(file: Path | bytes, *, dry_run: bool = False) -> Taken:
         BundleError: damaged, foreign or incomplete; then nothing at all is taken.
         runs.StoreError: the store cannot be written. OSError: the file cannot be read.
     """
-    taken, source = Taken(), io.BytesIO(file) if isinstance(file, bytes) else open(
-        file, "rb")
+    name = "the bundle" if isinstance(file, bytes) else f"{file}"
+    taken, source = Taken(), (
+        io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb"))
     with source, _scratch() as scratch:
         try:
-            begun = _staged(source, scratch,
-                            "the bundle" if isinstance(file, bytes) else f"{file}")
-            folders = dict.fromkeys((scratch / name).parent for name in _files(scratch))
-            for s, folder, epochs in [_identified(f, scratch, begun) for f in folders]:
-                _take(s, folder, epochs, taken, dry_run)
+            for found in _checked(source, scratch, name):
+                _take(*found, taken, dry_run)
         except OSError as error:
             raise StoreError(
                 f"could not unpack ({error.strerror or error}); free the disk or make "
@@ -232,25 +229,27 @@ def unpack(file: Path | bytes, *, dry_run: bool = False) -> Taken:
     return taken
 
 
-def _staged(source: BinaryIO, scratch: Path, name: str) -> dict[str, Any]:
-    """Put the files of a bundle into `scratch`, all of them checked; what its packer
-    says of the checkpoints in it."""
+def _checked(source: BinaryIO, scratch: Path, name: str
+             ) -> list[tuple[Path, Setting, int | None]]:
+    """Put the files of a bundle into `scratch`; every folder of it as (folder, setting,
+    epochs of a checkpoint), when all of them are what the manifest says."""
     try:
         with tarfile.open(fileobj=source, mode="r:") as tar:
             manifest, members = _manifest(tar)
             tar.extractall(scratch, members, filter="data")
         told = {e["path"]: (e["size"], e["sha256"]) for e in manifest["files"]}
-        there = _files(scratch)
+        begun, there = dict(manifest["about"]["checkpoints"]), _files(scratch)
         if bad := [f for f in {**told, **there} if told.get(f) != there.get(f)]:
             raise ValueError(f"{bad[0]!r} is missing, cut, not listed or has another "
                              "checksum than its manifest says; pack it again")
-        return dict(manifest["about"]["checkpoints"])
     except DAMAGED as error:
         raise BundleError(f"{name} is damaged, or no bundle of `noisylabels reproduce "
                           f"--pack` ({str(error).rstrip('.')}).") from error
     except (KeyError, TypeError, AttributeError) as error:
         raise BundleError(
             f"{name} has a manifest that cannot be understood.") from error
+    return [(f, *_identified(f, scratch, begun))
+            for f in dict.fromkeys((scratch / name).parent for name in there)]
 
 
 def _manifest(tar: tarfile.TarFile) -> tuple[dict[str, Any], list[tarfile.TarInfo]]:
@@ -281,9 +280,9 @@ def _manifest(tar: tarfile.TarFile) -> tuple[dict[str, Any], list[tarfile.TarInf
 
 
 def _identified(folder: Path, scratch: Path, begun: Mapping[str, Any]
-                ) -> tuple[Setting, Path, int | None]:
-    """What a staged folder is: (setting, folder, epochs of a checkpoint). One that is
-    not its setting's, or cannot be read, makes the whole bundle foreign."""
+                ) -> tuple[Setting, int | None]:
+    """What a folder is: (setting, epochs of a checkpoint). One that is not its
+    setting's, or cannot be read, makes the whole bundle foreign."""
     name, epochs = folder.relative_to(scratch).as_posix(), None
     try:
         if name.startswith("runs/"):
@@ -292,7 +291,7 @@ def _identified(folder: Path, scratch: Path, begun: Mapping[str, Any]
             s, good = run.setting, run.info.get("format") == runs.FORMAT
         else:
             s = Setting.from_dict(schema.check_setting(begun[folder.name]["setting"]))
-            epochs = _epochs_in(folder, s)
+            epochs = recorder.epochs_in(folder, cost.total_epochs(s))
             good = (s.key, epochs) == (folder.name, begun[folder.name]["epochs"])
         if not good:
             raise StoreError("it is of another setting or format than it says")
@@ -304,61 +303,55 @@ def _identified(folder: Path, scratch: Path, begun: Mapping[str, Any]
             why = str(error).replace(f"{scratch}{os.sep}", "").split("; delete")[0]
         raise BundleError(f"the bundle holds {name!r}, which cannot be read "
                           f"({why.rstrip('.')}).") from error
-    return s, folder, epochs
+    return s, epochs
 
 
 class _Busy(Exception):
     """Another process is training this run."""
 
 
-def _take(s: Setting, folder: Path, epochs: int | None, taken: Taken,
+def _take(folder: Path, s: Setting, epochs: int | None, taken: Taken,
           dry_run: bool) -> None:
-    """Put one staged run or checkpoint in its place, if it is wanted there."""
+    """Put one checked run or checkpoint in its place, if it is wanted there."""
 
     def busy() -> None:
         raise _Busy
 
     try:
         with runs.lock(s, waiting=busy):
-            place = _wanted(s, folder, epochs, taken)
-            if place is None or dry_run:
-                return
-            runs.write_all(place, {f.name: f.read_bytes() for f in folder.iterdir()})
-            # nothing to go on with any more
-            if epochs is None and runs.load(place).finished:
-                shutil.rmtree(lab.checkpoints_of(s), ignore_errors=True)
+            kind, said = _fate(s, folder, epochs)
+            if kind in ("runs", "checkpoints") and not dry_run:
+                mine, place = lab.checkpoints_of(s), paths.runs_dir() / s.path
+                runs.write_all(place if kind == "runs" else mine,
+                               {f.name: f.read_bytes() for f in folder.iterdir()})
+                # nothing to go on with any more
+                if kind == "runs" and runs.load(place).finished:
+                    shutil.rmtree(mine, ignore_errors=True)
     except _Busy:
-        taken.not_needed.append(f"{s}: it is being trained here right now")
+        kind, said = "not_needed", f"{s}: it is being trained here right now"
+    getattr(taken, kind).append(said)
 
 
-def _wanted(s: Setting, folder: Path, epochs: int | None, taken: Taken) -> Path | None:
-    """Where a staged folder goes, or None; `taken` is told either way."""
-    there, mine, place = runs.lookup(s), lab.checkpoints_of(s), paths.runs_dir() / s.path
+def _fate(s: Setting, folder: Path, epochs: int | None) -> tuple[str, str]:
+    """What becomes of a checked folder: a field of `Taken`, and its sentence."""
+    there, mine, here = runs.lookup(s), lab.checkpoints_of(s), 0
     if epochs is not None:
-        here = 0
         with suppress(StoreError):
             here = recorder.epochs_in(mine, cost.total_epochs(s))
-        if there is None and epochs > here:
-            taken.checkpoints.append(f"{s}: {epochs} epochs done")
-            return mine
-        taken.not_needed.append(
-            f"{s}: it is recorded here, so no checkpoint is needed"
-            if there else f"{s}: its checkpoint here has {here} epochs, this {epochs}")
-        return None
+        if there is not None:
+            return "not_needed", f"{s}: it is recorded here, so no checkpoint is needed"
+        if epochs > here:
+            return "checkpoints", f"{s}: {epochs} epochs done"
+        return "not_needed", f"{s}: its checkpoint here has {here} epochs, this {epochs}"
     finished = runs.load(folder).finished
     if there is None and not finished and any(mine.glob("block-*.pt")):
-        taken.not_needed.append(f"{s}: failed there, begun here")
-    elif there is None or (finished and not there.finished):
-        taken.runs.append(f"{s}{'' if finished else ' (failed)'}")
-        return place
-    elif _identical(folder, place):
-        taken.same.append(str(s))
-    elif finished:
-        taken.refused.append(str(s))
-    else:
-        taken.not_needed.append(
-            f"{s}: failed there, {there.info.get('status')} here")
-    return None
+        return "not_needed", f"{s}: failed there, begun here"
+    if there is None or (finished and not there.finished):
+        return "runs", f"{s}{'' if finished else ' (failed)'}"
+    if _identical(folder, paths.runs_dir() / s.path):
+        return "same", str(s)
+    return ("refused", str(s)) if finished else (
+        "not_needed", f"{s}: failed there, {there.info.get('status')} here")
 
 
 def _identical(a: Path, b: Path) -> bool:

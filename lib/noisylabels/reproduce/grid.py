@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -35,6 +35,7 @@ from ..training import engine, runs
 from ..wording import Failed
 from . import bundle
 from .planning import Estimates, Todo, pick
+from .progress import Board
 
 GRACE = 20.0  # seconds that the runs have to stop in
 TICK = 0.25  # seconds between looks at the clock and at Ctrl-C
@@ -278,15 +279,6 @@ def _environment() -> dict[str, str]:
 # ------------------------------------------------------------------------- all the runs
 
 
-class Watcher(Protocol):
-    """Who is told what happens."""
-
-    def began(self, todo: Todo) -> None: ...
-    def epoch(self, todo: Todo, row: dict[str, Any]) -> None: ...
-    def ended(self, todo: Todo, how: str, why: str) -> None: ...
-    def tick(self) -> None: ...
-
-
 @dataclass
 class Outcome:
     """What became of the runs: how -> runs, with the reason.
@@ -305,7 +297,7 @@ class Outcome:
 
 
 def train_all(crew: Crew, todo: Sequence[Todo], estimates: Estimates, ends: float,
-              how: Callable[[Todo], tuple[Any, ...]], watcher: Watcher) -> Outcome:
+              how: Callable[[Todo], tuple[Any, ...]], watcher: Board) -> Outcome:
     """Train in the order of `todo` until `ends` (`time.monotonic`), then close the crew.
 
     `how(todo)`: execution, signals and again, as of `train`. A run is begun when at

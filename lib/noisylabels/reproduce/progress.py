@@ -1,4 +1,5 @@
-"""Who is at what: on a terminal a bar a run and a total (Rich), else plain lines."""
+"""Who is at what: on a terminal a line a run and a total (Rich), else plain lines, one a
+minute and one where a run begins or ends."""
 
 from __future__ import annotations
 
@@ -12,28 +13,25 @@ from typing import Any
 from .. import wording
 from ..training import runs
 from ..wording import count, duration
-from .planning import Plan, Todo
+from .planning import Todo
 
 
 class Board:
     """What `grid.train_all` tells of, as it happens; `every` so many seconds a line in
     what is no terminal."""
 
-    def __init__(self, plan: Plan, minutes: float, begun: float,
+    def __init__(self, total: int, minutes: float, begun: float,
                  every: float = 60.0) -> None:
-        self.total, self.minutes, self.begun = len(plan.todo), minutes, begun
-        self.at: dict[str, tuple[Todo, dict[str, Any], list[float]]] = {}
-        self.ends: Counter[str] = Counter()
-        self.every, self.last = every, time.monotonic()
-        self.live: Any = None
+        self.total, self.minutes, self.begun, self.every = total, minutes, begun, every
+        self.at: dict[str, str] = {}  # key of a setting -> its line
+        self.ends, self.last, self.live = Counter[str](), time.monotonic(), None
         if (sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
                 and importlib.util.find_spec("rich")):
             from rich.console import Console
             from rich.live import Live
 
-            self.every = 1.0
-            self.live = Live(console=Console(markup=False, highlight=False),
-                             auto_refresh=False, transient=True)
+            self.every, console = 1.0, Console(markup=False, highlight=False)
+            self.live = Live(console=console, auto_refresh=False, transient=True)
 
     def __enter__(self) -> Board:
         if self.live:
@@ -45,15 +43,16 @@ class Board:
             self.live.stop()
 
     def began(self, todo: Todo) -> None:
-        self.at[todo.setting.key] = (todo, {"epoch": todo.begun}, [])
+        self.at[todo.setting.key] = f"{_name(todo)}  epoch {todo.begun}/{todo.epochs}"
         goes = f"goes on after epoch {todo.begun}" if todo.begun else "begins"
         self._say(f"{_name(todo)}: {goes}, about {duration(todo.seconds)}")
 
     def epoch(self, todo: Todo, row: dict[str, Any]) -> None:
-        times = [*self.at[todo.setting.key][2],
-                 row["seconds"] + row["seconds_evaluating"]]
-        self.at[todo.setting.key] = (todo, row, times[-5:])
         todo.begun = int(row["epoch"])
+        left = (row["seconds"] + row["seconds_evaluating"]) * (todo.epochs - todo.begun)
+        self.at[todo.setting.key] = (
+            f"{_name(todo)}  epoch {todo.begun}/{todo.epochs}  test "
+            f"{wording.percent(row['test'])}  ETA {duration(left)}")
 
     def ended(self, todo: Todo, how: str, why: str) -> None:
         self.at.pop(todo.setting.key, None)
@@ -70,27 +69,14 @@ class Board:
         if time.monotonic() - self.last < self.every:
             return
         self.last = time.monotonic()
-        lines = [self._line(k) for k in self.at]
-        if self.live:
-            self.live.update("\n".join([*lines, self._sum()]), refresh=True)
-        else:
-            at = f"; at work: {'; '.join(lines)}" if lines else ""
-            self._say(f"{self._sum()}{at}")
-
-    def _sum(self) -> str:
         failed = self.ends["failed"] + self.ends["broken"]
-        spent = (time.monotonic() - self.begun) / 60
-        return (f"{self.ends['finished']} of {count(self.total, 'run')} ended"
-                + (f", {failed} failed" if failed else "")
-                + f", {spent:.1f} of {self.minutes:g} minutes")
-
-    def _line(self, key: str) -> str:
-        todo, row, times = self.at[key]
-        line = f"{_name(todo)}  epoch {row['epoch']}/{todo.epochs}"
-        if times:
-            left = sum(times) / len(times) * (todo.epochs - row["epoch"])
-            line += f"  test {wording.percent(row['test'])}  ETA {duration(left)}"
-        return line
+        total = (f"{self.ends['finished']} of {count(self.total, 'run')} ended"
+                 + (f", {failed} failed" if failed else "")
+                 + f", {(self.last - self.begun) / 60:.1f} of {self.minutes:g} minutes")
+        if self.live:
+            self.live.update("\n".join([*self.at.values(), total]), refresh=True)
+        else:
+            self._say(total + f"; at work: {'; '.join(self.at.values())}" * bool(self.at))
 
     def _say(self, text: str) -> None:
         """Print for good; on a terminal above the lines of what is at work."""
