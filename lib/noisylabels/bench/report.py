@@ -16,7 +16,6 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 
 from .. import lab, paths
@@ -62,6 +61,8 @@ def derive(rows: Sequence[Row], bench: Bench) -> list[Row]:
     tflops_X: counted operations over time. to_floor_X: X over the fastest floor.
     A_over_B: ratios.
     """
+    import pandas as pd
+
     at = pd.DataFrame({r.name: pd.Series(r.values) for r in rows if r.values})
     out: list[Row] = []
 

@@ -44,6 +44,7 @@ def main(
         "data)")] = False,
 ) -> int:
     """Time the parts that cost most, and say which goals they meet."""
+    import pandas  # noqa: F401  # for the ratios: its lack is said before hours of work
     import torch
 
     from ..bench import check_row, measure, report, timing
