@@ -368,13 +368,13 @@ def make(selection: Selection, estimates: Estimates, again: bool = False) -> Pla
     seed of all cells before the next. Failed runs are to do only with `again`.
     """
     found, problems = runs.scan()
+    recorded, order = {r.setting.key: r for r in found}, []
     for run in found:
         estimates.learn(run)
-    recorded, order = {r.setting.key: r for r in found}, []
     for number, group in enumerate(selection.groups):
         partly = any(s.key in recorded and recorded[s.key].finished for s in group.due)
         for s, due in group.due.items():
-            if (run := recorded.get(s.key)) and (run.finished or not again):
+            if s.key in recorded and (recorded[s.key].finished or not again):
                 continue
             todo = Todo(s, group, lab.epochs_begun(s), cost.total_epochs(s),
                         estimates.of(s))

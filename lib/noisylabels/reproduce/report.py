@@ -74,8 +74,9 @@ def rows(chosen: Selection, recorded: Sequence[Run], changes: Mapping[str, Any]
                             [g.settings[0] for g in chosen.groups])
     for group, summary in zip(chosen.groups, mine, strict=True):
         # no paper has printed a number for the digits
-        shown: list[Cell | None] = [c for c in group.cells if chosen.budget != "smoke"
-                 and c.published_value is not None and c.metric in published.METRICS]
+        shown: list[Cell | None] = [
+            c for c in group.cells if chosen.budget != "smoke"
+            and c.published_value is not None and c.metric in published.METRICS]
         out += [Row(group, summary, cell, _verdict(chosen.budget, summary, cell, recorded,
                                                    changes)) for cell in shown or [None]]
     return out
