@@ -716,6 +716,19 @@ def test_doctor_goes_on_after_a_record_that_lacks_a_fact(call, home, monkeypatch
     assert "what one run costs here" in out and re.search(r"^gce .* ~", out, re.M)
 
 
+def test_doctor_tells_costs_beside_a_store_that_cannot_be_read(call, monkeypatch):
+    monkeypatch.setattr(cost, "time_steps", lambda network, dataset, *_: cost.Timing(
+        network, 1e-3, *cost.SIZES[dataset][3:]))
+
+    def unreadable():
+        raise runs.StoreError("data/runs cannot be read.")
+
+    monkeypatch.setattr(runs, "scan", unreadable)
+    code, out, err = call("doctor")
+    assert code == 1 and "  1. data/runs cannot be read." in err
+    assert re.search(r"^gce .* ~", out, re.M)
+
+
 # ------------------------------------------------------------------------- the code's commit
 
 

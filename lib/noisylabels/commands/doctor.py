@@ -11,6 +11,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any
 
@@ -288,7 +289,10 @@ def costs(execution: Any, timings: dict[str, Any]) -> None:
     from .. import lab, methods
     from ..lab import cost
 
-    estimates = cost.Estimates(execution, recorded=runs.scan()[0])
+    recorded = []
+    with suppress(runs.StoreError):  # named above
+        recorded = runs.scan()[0]
+    estimates = cost.Estimates(execution, recorded=recorded)
 
     def takes(method: str, budget: str) -> str:
         s = lab.setting(method, cost.dataset_of(budget), budget=budget)
