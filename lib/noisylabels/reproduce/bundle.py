@@ -306,17 +306,18 @@ def _identified(folder: Path, scratch: Path, begun: Mapping[str, Any]
     return s, epochs
 
 
-class _Busy(Exception):
+class Busy(Exception):
     """Another process is training this run."""
+
+
+def busy() -> None:
+    """Instead of waiting for that process (see `runs.lock`)."""
+    raise Busy
 
 
 def _take(folder: Path, s: Setting, epochs: int | None, taken: Taken,
           dry_run: bool) -> None:
     """Put one checked run or checkpoint in its place, if it is wanted there."""
-
-    def busy() -> None:
-        raise _Busy
-
     try:
         with runs.lock(s, waiting=busy):
             kind, said = _fate(s, folder, epochs)
@@ -327,7 +328,7 @@ def _take(folder: Path, s: Setting, epochs: int | None, taken: Taken,
                 # nothing to go on with any more
                 if kind == "runs" and runs.load(place).finished:
                     shutil.rmtree(mine, ignore_errors=True)
-    except _Busy:
+    except Busy:
         kind, said = "not_needed", f"{s}: it is being trained here right now"
     getattr(taken, kind).append(said)
 

@@ -52,10 +52,6 @@ class Stopped(BaseException):
     """Raised in the thread that trains when it is told to stop."""
 
 
-class _Busy(Exception):
-    """Another process is training this run."""
-
-
 _lock = threading.Lock()
 _training: dict[str, int] = {}  # call -> the thread that trains for it in this process
 _over: set[str] = set()  # calls that were told to stop
@@ -67,22 +63,18 @@ def train(call: str, tell: Callable[[dict[str, Any]], None], s: runs.Setting,
     """Train one run for the call of that name, from the checkpoints in the bundle `sent`
     if there are any; `tell` each epoch's row. Raises nothing. With `carry` the bundle
     that comes back holds the run, or its checkpoints when it was stopped."""
-
-    def busy() -> None:
-        raise _Busy
-
     how, why = "stopped", ""
     try:
         with _stoppable(call):
             if sent:
                 bundle.unpack(sent)
             run = lab.run(s, execution=execution, signals=signals, again=again,
-                          waiting=busy, progress=lambda row: tell(dict(row)))
+                          waiting=bundle.busy, progress=lambda row: tell(dict(row)))
             how = "finished" if run.finished else "failed"
             why = str(run.info.get("why", ""))
     except Stopped:
         pass
-    except _Busy:
+    except bundle.Busy:
         how, why = "busy", "another process is training it"
     except lab.TrainingFailed as error:
         how, why = "failed", str(error)
