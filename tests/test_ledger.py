@@ -364,10 +364,10 @@ def test_what_it_would_take_counts_runs_and_names_methods_that_are_not_built(mon
     got = ledger.judge(real("mixnn-above-ce"), [])
     # MixNN and cross entropy at 4 + 1 rates on two data sets, three seeds
     assert got.would_take == (
-        "60 runs at the paper budget: MixNN, Cross entropy on CIFAR-10 and CIFAR-100 "
+        "It would take 60 runs at the paper budget: MixNN, Cross entropy on CIFAR-10 and CIFAR-100 "
         "(20 settings, 3 seeds each). Not built yet: MixNN.")
     assert ledger.judge(real("ieg-c100-40"), []).would_take == (
-        "3 runs at the paper budget: IEG on CIFAR-100 (1 setting, 3 seeds each). "
+        "It would take 3 runs at the paper budget: IEG on CIFAR-100 (1 setting, 3 seeds each). "
         "Not built yet: IEG.")
 
 

@@ -28,6 +28,7 @@ from .tables import (
     Html,
     Summary,
     data_name,
+    folded,
     method_of,
     name_of,
     plain_table,
@@ -146,7 +147,7 @@ def show(*figures: Any, alt: str | Sequence[str], kind: str = "auto") -> None:
 
 
 def markup_of(figure: Any, alt: str, kind: str = "auto") -> str:
-    """The figure as HTML, for a page that is not a notebook; as `show` would draw it."""
+    """The figure as HTML, as `show` would draw it, for a page that is no notebook."""
     if not alt.strip():
         raise ValueError("alt must say in words what the figure shows.")
     return _img(figure, alt, kind)
@@ -556,7 +557,8 @@ def _array(x: Any) -> np.ndarray:
 __all__ = [
     "BLUE", "CLASSES", "COLUMNS", "GREEN", "GREY", "METHODS", "ROLES", "VERMILLION",
     "Html", "Summary", "axes", "bars", "colour_of", "data_name", "embedding",
-    "image_grid", "learning_curves", "loss_histogram", "memorisation", "name_of",
+    "folded", "image_grid", "learning_curves", "loss_histogram", "memorisation",
+    "name_of",
     "plain_table", "show", "stack", "style", "summaries", "summary_table", "table",
     "transition_heatmap",
 ]  # fmt: skip

@@ -65,8 +65,8 @@ def _partners(recorded: list[Run]) -> str:
     say = {True: "beat random ones", False: "lose to random ones",
            None: "are not known to beat random ones"}[found.paired.holds]
     return (f"**MixNN's nearest neighbours {say}** as partners: "
-            f"{found.paired.numbers}, on the digits at 60\u00a0% ([what each ingredient "
-            "buys](/book/executed/ingredients.ipynb)).")
+            f"{found.paired.numbers}, on the digits at 60\u00a0% ([what each "
+            "ingredient buys](/book/executed/ingredients.ipynb)).")
 
 
 def _masks(recorded: list[Run]) -> str:

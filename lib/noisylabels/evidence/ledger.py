@@ -279,7 +279,7 @@ def _would_take(checks: list[Check]) -> str:
     least = _least([c for c in checks if c.rule != "number"] or checks)
     budget = least if least == BUDGETS[0] else f"{least} or larger"
     settings = "1 setting" if len(cases) == 1 else f"{len(cases)} settings"
-    words = (f"{MIN_RUNS * len(cases)} runs at the {budget} budget: "
+    words = (f"It would take {MIN_RUNS * len(cases)} runs at the {budget} budget: "
              f"{', '.join(map(name_of, names))} on "
              f"{' and '.join(dict.fromkeys(data_name(case[1]) for case in cases))} "
              f"({settings}, {MIN_RUNS} seeds each).")

@@ -219,6 +219,34 @@ def dots(differences: Sequence[Difference], methods: Sequence[str]) -> Any:
     return figure
 
 
+def price(points: Mapping[str, tuple[float, float]], front: Sequence[str]) -> Any:
+    """Accuracy in per cent against cost, with the step line of the frontier."""
+    ax = figures.axes(size=(5.4, 4.0))
+    most = max(paid for paid, _ in points.values())
+    ax.step([points[m][0] for m in front] + [most],
+            [points[m][1] for m in front] + [points[front[-1]][1]], where="post",
+            color=figures.GREY, linewidth=1)
+    floor = -math.inf
+    for m, (paid, accuracy) in sorted(points.items(), key=lambda kv: kv[1][1]):
+        ax.plot(paid, accuracy, "o", color=figures.BLUE if m in front else figures.GREY)
+        floor = max(floor + 0.035 * _span(points), accuracy)  # names do not overlap
+        ax.annotate(name_of(m), (paid, floor), (6, -3), textcoords="offset points",
+                    fontsize=8.5)
+    ticks = [t for t in (1, 2, 3, 5, 10, 20) if t <= 1.2 * most]
+    ax.set(xscale="log", xlim=(0.9, 2.0 * most),
+           xlabel="Passes of the whole training over cross entropy's",
+           ylabel="Test accuracy, last epoch, %")
+    ax.set_xticks(ticks, [str(t) for t in ticks], minor=False)
+    ax.minorticks_off()
+    return ax
+
+
+def _span(points: Mapping[str, tuple[float, float]]) -> float:
+    """How far the accuracies reach, in points."""
+    every = [accuracy for _, accuracy in points.values()]
+    return max(max(every) - min(every), 1.0)
+
+
 def frontier(points: Mapping[str, tuple[float, float]]) -> list[str]:
     """Names of (cost, accuracy) pairs that no other beats in both, by rising cost."""
     best, out = -math.inf, []

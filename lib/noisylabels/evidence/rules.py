@@ -59,7 +59,8 @@ def usual(recorded: Iterable[Run]) -> list[Run]:
 
 def _is_usual(run: Run) -> bool:
     s = run.setting
-    return _key((s.method, s.dataset, s.noise, round(s.rate, 6)), s.budget) == s.cell.key
+    case = (s.method, s.dataset, s.noise, round(s.rate, 6))
+    return _key(case, s.budget) == s.cell.key
 
 
 def by_case(recorded: Iterable[Run], budget: str) -> dict[Case, dict[Seeds, Run]]:

@@ -279,6 +279,13 @@ def plain_table(header: Sequence[str], rows: Iterable[Sequence[object]], *,
     return Html(STYLE + markup(html.escape(caption), names, words, kinds), text)
 
 
+def folded(summary: str, inner: Html) -> Html:
+    """A table that a reader opens."""
+    return Html(
+        f'{STYLE}<details class="nl-fold"><summary>{html.escape(summary)}</summary>'
+        f"{inner._repr_html_()}</details>", summary)
+
+
 def plus_minus(pair: Pair, n: int, digits: int = 1) -> str:
     """`87.1 ± 0.3` of a mean and a standard deviation; a dash where there is no
     number."""
