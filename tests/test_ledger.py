@@ -364,8 +364,8 @@ def test_what_it_would_take_counts_runs_and_names_methods_that_are_not_built(mon
     got = ledger.judge(real("mixnn-above-ce"), [])
     # MixNN and cross entropy at 4 + 1 rates on two data sets, three seeds
     assert got.would_take == (
-        "It would take 60 runs at the paper budget: MixNN, Cross entropy on CIFAR-10 and CIFAR-100 "
-        "(20 settings, 3 seeds each). Not built yet: MixNN.")
+        "It would take 60 runs at the paper budget: MixNN, Cross entropy on CIFAR-10 and "
+        "CIFAR-100 (20 settings, 3 seeds each). Not built yet: MixNN.")
     assert ledger.judge(real("ieg-c100-40"), []).would_take == (
         "It would take 3 runs at the paper budget: IEG on CIFAR-100 (1 setting, 3 seeds each). "
         "Not built yet: IEG.")
@@ -420,7 +420,7 @@ def test_runs_that_do_not_reach_what_is_claimed_give_no_state(test):
         "At the laptop budget its only comparison has runs, which cannot decide: the desk budget "
         "is the smallest that reaches what is claimed. Seen there, no verdict: Cross entropy, "
         f"CIFAR-10, symmetric 60\u00a0%: met in {met} of 3 runs (")
-    assert got.would_take.startswith("3 runs at the desk or larger budget: Cross entropy")
+    assert got.would_take.startswith("It would take 3 runs at the desk or larger budget: Cross")
     two = ledger.judge(real("mixnn-fig2a"), three(test)[:2])  # too few to speak of at all
     assert two.verdict == ("not run", "Not run.")
 
@@ -496,7 +496,7 @@ def test_one_comparison_of_two_leaves_a_claim_open_unless_it_fails(two_rates):
     half = ledger.judge(two_rates, [*plain, *better])
     assert half.verdict == ("not run", "Not run in full. At the laptop budget 1 of the 2 "
                                        "comparisons have runs, none fails.")
-    assert half.would_take.startswith("12 runs")
+    assert half.would_take.startswith("It would take 12 runs")
     worse = ledger.judge(two_rates, [*plain, *three([0.5, 0.7], method="gce")])
     assert worse.verdict.state == "direction does not hold"  # "at every rate": one case refutes
     assert worse.verdict.sentence == (
@@ -551,7 +551,8 @@ def test_numbers_take_the_verdict_of_their_worst_cell(monkeypatch):
     half = ledger.judge(c, paper(0.87, 0.2))
     assert half.verdict.state == "not run" and "1 of 2 printed numbers run" in (
         half.verdict.sentence)
-    assert "Ours 87.00" in half.verdict.sentence and half.would_take.startswith("6 runs at the pa")
+    assert "Ours 87.00" in half.verdict.sentence
+    assert half.would_take.startswith("It would take 6 runs at the pa")
     full = ledger.judge(c, [*paper(0.87, 0.2), *paper(0.82, 0.4)])
     assert (full.verdict.state, full.budget) == ("reproduced", "paper")
     worse = ledger.judge(c, [*paper(0.87, 0.2), *paper(0.70, 0.4)])
