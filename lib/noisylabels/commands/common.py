@@ -205,5 +205,6 @@ def facts(rows: Iterable[tuple[str, str]], indent: int = 2) -> Table:
     made = Table.grid()
     made.add_column(min_width=indent + 12, no_wrap=True)
     for name, value in rows:
-        made.add_row(f"{' ' * indent}{name}  ", Text(wording.plain(" ".join(value.split()))))
+        made.add_row(f"{' ' * indent}{name}  ",
+                     Text(wording.plain(" ".join(value.split()))))
     return made

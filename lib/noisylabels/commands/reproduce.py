@@ -20,57 +20,81 @@ How = functools.partial(typer.Option, rich_help_panel="how")
 Out = functools.partial(typer.Option, rich_help_panel="what comes of it")
 
 
-@app.command(cls=common.Command, epilog="example:\n  noisylabels reproduce --minutes 25 "
+@app.command(cls=common.Command,
+             epilog="example:\n  noisylabels reproduce --minutes 25 "
              "--dry-run")
 def main(
-    budget: Annotated[str | None, Which(
-        metavar="B", help="smoke, laptop, desk, fast, paper; default: fast with a GPU, "
-        "else laptop")] = None,
-    plan: Annotated[str | None, Which(
-        metavar="NAME", help="the steps of data/plans/NAME.csv instead of the printed "
-        "numbers, such as desk or digits (--budget desk is --plan desk)")] = None,
-    paper: Annotated[list[str] | None, Which(
-        metavar="P...", help="only of these, such as mixnn")] = None,
-    method: Annotated[list[str] | None, Which(
-        metavar="M...", help="only of these, such as gce")] = None,
-    dataset: Annotated[list[str] | None, Which(
-        metavar="D...", help="only on these (laptop: cifar10 alone unless named here)"
-    )] = None,
-    seeds: Annotated[int | None, Which(
-        min=1, max=100, metavar="N", help="runs a setting, of seeds 0 to N-1 (default 3; "
-        "of a plan: as it says)")] = None,
-    max_samples: Annotated[int | None, Which(
-        min=0, metavar="N", help="train on N images (no verdict then); 0: on all")] = None,
-    set_: Annotated[list[str] | None, Which(
-        "--set", metavar="KEY=VALUE", help="change an option of the methods (no verdict "
-        "then)")] = None,
+    budget: Annotated[
+        str | None,
+        Which(
+            metavar="B",
+            help="smoke, laptop, desk, fast, paper; default: fast with a GPU, "
+            "else laptop")] = None,
+    plan: Annotated[
+        str | None,
+        Which(
+            metavar="NAME",
+            help="the steps of data/plans/NAME.csv instead of the printed "
+            "numbers, such as desk or digits (--budget desk is --plan desk)")] = None,
+    paper: Annotated[list[str] | None,
+                     Which(metavar="P...", help="only of these, such as mixnn")] = None,
+    method: Annotated[list[str] | None,
+                      Which(metavar="M...", help="only of these, such as gce")] = None,
+    dataset: Annotated[
+        list[str] | None,
+        Which(metavar="D...",
+              help="only on these (laptop: cifar10 alone unless named here)")] = None,
+    seeds: Annotated[int | None,
+                     Which(
+                         min=1, max=100, metavar="N",
+                         help="runs a setting, of seeds 0 to N-1 (default 3; "
+                         "of a plan: as it says)")] = None,
+    max_samples: Annotated[
+        int | None,
+        Which(min=0, metavar="N", help="train on N images (no verdict then); 0: on all"
+              )] = None,
+    set_: Annotated[list[str] | None,
+                    Which("--set", metavar="KEY=VALUE",
+                          help="change an option of the methods (no verdict "
+                          "then)")] = None,
     again: Annotated[bool, Which("--again", help="also what failed before")] = False,
-    minutes: Annotated[float, How(
-        min=0, max=1e6, metavar="T", help="train until then (0: not at all); the report "
-        "comes after")] = 25.0,
-    jobs: Annotated[str, How(
-        metavar="N", help="runs at once; auto: the number of cores, or 1 on a GPU"
-    )] = "auto",
-    cluster: Annotated[str, How(
-        metavar="ADDRESS", help="of a Dask scheduler: its workers train, such as "
-        "tcp://10.0.0.1:8786")] = "",
+    minutes: Annotated[
+        float,
+        How(min=0, max=1e6, metavar="T",
+            help="train until then (0: not at all); the report "
+            "comes after")] = 25.0,
+    jobs: Annotated[
+        str,
+        How(metavar="N", help="runs at once; auto: the number of cores, or 1 on a GPU"
+            )] = "auto",
+    cluster: Annotated[
+        str,
+        How(
+            metavar="ADDRESS", help="of a Dask scheduler: its workers train, such as "
+            "tcp://10.0.0.1:8786")] = "",
     device: Annotated[str, How(metavar="D", help="auto, cpu, cuda, cuda:k")] = "auto",
     compile: Annotated[bool, How("--compile", help="use torch.compile")] = False,
-    graph: Annotated[bool, How(
-        "--graph", help="capture the step as a CUDA graph")] = False,
-    signals: Annotated[bool, How(
-        "--signals", help="keep the per-sample signals of seed 0 in the records")] = False,
-    dry_run: Annotated[bool, How(
-        "--dry-run", help="show the whole plan and each reason, and stop")] = False,
-    out: Annotated[Path | None, Out(
-        metavar="DIR", help="write the table there, as Markdown and CSV")] = None,
-    pack: Annotated[str | None, Out(
-        metavar="[FILE]", help="put these runs and their checkpoints into FILE (default "
-        "DIR/runs.tar)")] = None,
-    no_checkpoints: Annotated[bool, Out(
-        "--no-checkpoints", help="leave the checkpoints out of it")] = False,
-    unpack: Annotated[Path | None, Out(
-        metavar="FILE", help="take in a bundle, and stop")] = None,
+    graph: Annotated[bool,
+                     How("--graph", help="capture the step as a CUDA graph")] = False,
+    signals: Annotated[
+        bool,
+        How("--signals", help="keep the per-sample signals of seed 0 in the records"
+            )] = False,
+    dry_run: Annotated[
+        bool,
+        How("--dry-run", help="show the whole plan and each reason, and stop")] = False,
+    out: Annotated[
+        Path | None,
+        Out(metavar="DIR", help="write the table there, as Markdown and CSV")] = None,
+    pack: Annotated[str | None,
+                    Out(
+                        metavar="[FILE]",
+                        help="put these runs and their checkpoints into FILE (default "
+                        "DIR/runs.tar)")] = None,
+    no_checkpoints: Annotated[
+        bool, Out("--no-checkpoints", help="leave the checkpoints out of it")] = False,
+    unpack: Annotated[Path | None,
+                      Out(metavar="FILE", help="take in a bundle, and stop")] = None,
 ) -> int:
     """Do the runs behind the printed numbers within a time that you name. Whatever was
     begun goes on when the same command is given again."""
@@ -85,8 +109,9 @@ def main(
         raise ValueError("--pack needs a file, such as --pack runs.tar, or --out DIR.")
     most = 4 * (os.cpu_count() or 1)  # more would end the machine
     if jobs != "auto" and not (jobs.isdecimal() and 1 <= int(jobs) <= most):
-        raise ValueError(f"--jobs: auto or a whole number from 1 to {most} is needed, not "
-                         f"{jobs!r}.")
+        raise ValueError(
+            f"--jobs: auto or a whole number from 1 to {most} is needed, not "
+            f"{jobs!r}.")
     from .. import reproduce
     from ..training import runs
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 
-def run(*, budget: str | None = None, plan: str | None = None, paper: Sequence[str] = (),
-        method: Sequence[str] = (), dataset: Sequence[str] = (), seeds: int | None = None,
+def run(*, budget: str | None = None, plan: str | None = None,
+        paper: Sequence[str] = (), method: Sequence[str] = (),
+        dataset: Sequence[str] = (), seeds: int | None = None,
         options: Iterable[str] = (), again: bool = False, minutes: float = 25.0,
         jobs: int | None = None, cluster: str = "", device: str = "auto",
         compile: bool = False, graph: bool = False, signals: bool = False,
@@ -63,7 +64,8 @@ def run(*, budget: str | None = None, plan: str | None = None, paper: Sequence[s
     jobs = there.slots() if there else 1 if alone else jobs or (1 if gpu else cores())
     which: dict[str, Any] = {"paper": paper, "method": method, "changes": changes}
     if name is not None:
-        chosen = planning.select_plan(name, seeds, budget=budget, dataset=dataset, **which)
+        chosen = planning.select_plan(name, seeds, budget=budget, dataset=dataset,
+                                      **which)
     else:
         chosen = planning.select(budget or ("fast" if gpu else "laptop"), seeds or 3,
                                  dataset=dataset, **which)
@@ -73,10 +75,11 @@ def run(*, budget: str | None = None, plan: str | None = None, paper: Sequence[s
         # what comes with scikit-learn is always here
         small = planning.select("smoke", seeds or 3, **which)
         if small.groups:
-            print(f"{count(absent.total(), 'printed number')} of the {chosen.budget} "
-                  "budget need images that are not here. So this plan is for the digits, "
-                  "the smoke budget: it shows that everything runs, and proves nothing "
-                  f"about the numbers.{hint}\n")
+            print(
+                f"{count(absent.total(), 'printed number')} of the {chosen.budget} "
+                "budget need images that are not here. So this plan is for the digits, "
+                "the smoke budget: it shows that everything runs, and proves nothing "
+                f"about the numbers.{hint}\n")
             chosen = small
     if out and not dry_run:
         report.check_free(out, chosen.budget)
@@ -92,9 +95,10 @@ def run(*, budget: str | None = None, plan: str | None = None, paper: Sequence[s
         if name and not chosen.left_out:
             raise Failed(f"there is nothing to run: no {what} is of the methods, data "
                          "sets and seeds that were asked for.")
-        raise Failed(f"there is nothing to run: every {what} that was asked for is left "
-                     f"out (see above).{hint}" + (
-                         " Without any files: --budget smoke, the digits." * bool(hint)))
+        raise Failed(
+            f"there is nothing to run: every {what} that was asked for is left "
+            f"out (see above).{hint}" +
+            (" Without any files: --budget smoke, the digits." * bool(hint)))
     if dry_run:
         return 0
     outcome = grid.Outcome()
@@ -104,12 +108,14 @@ def run(*, budget: str | None = None, plan: str | None = None, paper: Sequence[s
                          grid.Dask(min(jobs, len(made.todo))))
         with Board(len(made.todo), minutes, begun) as board:
             outcome = grid.train_all(
-                crew, made.todo, made.estimates, ends,
-                lambda t: (execution, signals and t.setting.init_seed == 0, again), board)
+                crew, made.todo, made.estimates, ends, lambda t:
+                (execution, signals and t.setting.init_seed == 0, again), board)
     notes, found = report.notes(outcome), report.rows(chosen, runs.scan()[0], changes)
-    print("\n" + "\n".join(notes) + "\n\n" + report.text(found, chosen.budget), flush=True)
+    print("\n" + "\n".join(notes) + "\n\n" + report.text(found, chosen.budget),
+          flush=True)
     if pack:
-        print("\n" + bundle.pack(pack, chosen.settings, checkpoints).told(pack), flush=True)
+        print("\n" + bundle.pack(pack, chosen.settings, checkpoints).told(pack),
+              flush=True)
     if out:
         for path in report.write(out, found, chosen, notes):
             print(f"written: {wording.shown(path.absolute())}")

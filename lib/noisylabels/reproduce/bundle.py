@@ -4,8 +4,8 @@
 A bundle is a plain tar file: `manifest.json` (what is in it, with the SHA-256 of each
 file and of the manifest itself), recorded runs, `runs/<folder of the run>/`, the
 checkpoints of runs that were begun, `checkpoints/<key of the setting>/`, and nothing
-else. `unpack` refuses a bundle as a whole when anything in it is not as it should be; it
-never replaces a finished run, and it takes a checkpoint only where that helps.
+else. `unpack` refuses a bundle as a whole when anything in it is not as it should be;
+it never replaces a finished run, and it takes a checkpoint only where that helps.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ class Packed:
             what = (f"packed {count(self.runs, 'run')} and "
                     f"{count(self.checkpoints, 'checkpoint')}, "
                     f"{size(file.stat().st_size)}: {shown(file.absolute())}")
-        return "\n".join([*(f"left out of the bundle: {x}" for x in self.left_out), what])
+        return "\n".join(
+            [*(f"left out of the bundle: {x}" for x in self.left_out), what])
 
 
 @dataclass
@@ -274,8 +275,9 @@ def _manifest(tar: tarfile.TarFile) -> tuple[dict[str, Any], list[tarfile.TarInf
     if manifest.get("seal") != checksum(manifest):
         raise ValueError("its manifest has another checksum than it says")
     if (parts := manifest.get("parts", 1)) != 1:
-        raise ValueError(f"it is one of {parts!r} parts, which only the version of this "
-                         "program that made them puts together")
+        raise ValueError(
+            f"it is one of {parts!r} parts, which only the version of this "
+            "program that made them puts together")
     return manifest, members
 
 
@@ -343,7 +345,8 @@ def _fate(s: Setting, folder: Path, epochs: int | None) -> tuple[str, str]:
             return "not_needed", f"{s}: it is recorded here, so no checkpoint is needed"
         if epochs > here:
             return "checkpoints", f"{s}: {epochs} epochs done"
-        return "not_needed", f"{s}: its checkpoint here has {here} epochs, this {epochs}"
+        why = f"{s}: its checkpoint here has {here} epochs, this {epochs}"
+        return "not_needed", why
     finished = runs.load(folder).finished
     if there is None and not finished and any(mine.glob("block-*.pt")):
         return "not_needed", f"{s}: failed there, begun here"

@@ -1,12 +1,12 @@
 """Who trains the runs of a plan: several processes of this machine, or a cluster.
 
 `Dask` hands settings to the workers of a Dask scheduler: one-thread processes that it
-starts here, or those of a scheduler elsewhere, which share nothing with this machine but
-the format of bundles. `Alone` trains one run after another in this process, where Dask
-is not installed. `train_all` decides which run comes next, and when all is over.
+starts here, or those of a scheduler elsewhere, which share nothing with this machine
+but the format of bundles. `Alone` trains one run after another in this process, where
+Dask is not installed. `train_all` decides which run comes next, and when all is over.
 
-A worker leaves a checkpoint after each epoch. When a worker dies, its run is begun again
-on another one: from that checkpoint on the same machine, else from what was sent.
+A worker leaves a checkpoint after each epoch. When a worker dies, its run is begun
+again on another one: from that checkpoint on the same machine, else from what was sent.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ _over: set[str] = set()  # calls that were told to stop
 def train(call: str, tell: Callable[[dict[str, Any]], None], s: runs.Setting,
           execution: engine.Execution, signals: bool, again: bool, sent: bytes = b"",
           carry: bool = False) -> Ended:
-    """Train one run for the call of that name, from the checkpoints in the bundle `sent`
-    if there are any; `tell` each epoch's row. Raises nothing. With `carry` the bundle
-    that comes back holds the run, or its checkpoints when it was stopped."""
+    """Train one run for the call of that name, from the checkpoints in the bundle
+    `sent` if there are any; `tell` each epoch's row. Raises nothing. With `carry` the
+    bundle that comes back holds the run, or its checkpoints when it was stopped."""
     how, why = "stopped", ""
     try:
         with _stoppable(call):
@@ -166,7 +166,8 @@ class Alone:
 
 class Dask:
     """The workers of a Dask scheduler: of the one at `address`, such as
-    tcp://10.0.0.1:8786, or `jobs` processes that are started here and die with this one.
+    tcp://10.0.0.1:8786, or `jobs` processes that are started here and die with this
+    one.
 
     Raises Failed where nobody answers, where there is no worker, or one of several
     threads or without this package.
@@ -204,8 +205,9 @@ class Dask:
             raise Failed(f"the scheduler at {self.address} has no worker; start one by "
                          f"`dask worker {self.address} --nthreads 1`.")
         if max(threads) > 1:
-            raise Failed("a worker trains one run at a time: start each by `dask worker "
-                         f"{self.address} --nthreads 1`.")
+            raise Failed(
+                "a worker trains one run at a time: start each by `dask worker "
+                f"{self.address} --nthreads 1`.")
         try:
             self.ask(engine.instructions)
         except ImportError as error:
@@ -236,8 +238,9 @@ class Dask:
             return "broken", f"{DEATHS} processes died of it, one after the other", b""
         except BaseException as error:  # also that it was cancelled
             if future.cancelled():
-                self.lost = (f"the Dask scheduler at {self.address or 'work'} is gone; "
-                             "what had ended is recorded, and the same command goes on.")
+                self.lost = (
+                    f"the Dask scheduler at {self.address or 'work'} is gone; "
+                    "what had ended is recorded, and the same command goes on.")
                 return "stopped", "", b""
             return "broken", _reason(error), b""
 
@@ -251,7 +254,8 @@ class Dask:
     def close(self) -> None:
         both: tuple[Any, ...] = (self.client, self.cluster)
         for one in filter(None, both):
-            with suppress(Exception):  # who is late is killed, and dies with this process
+            # who is late is killed, and dies with this process
+            with suppress(Exception):
                 one.close(timeout=GRACE)
 
 
@@ -260,7 +264,8 @@ Crew = Alone | Dask
 
 def _environment() -> dict[str, str]:
     """One thread a process, the same project folder, this very package."""
-    package, mine = str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")
+    package, mine = str(
+        Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")
     cache = str(paths.cache_dir() / "inductor")
     return {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
             "NOISYLABELS_HOME": str(paths.home()),
@@ -290,7 +295,8 @@ class Outcome:
 
 def train_all(crew: Crew, todo: Sequence[Todo], estimates: Estimates, ends: float,
               how: Callable[[Todo], tuple[Any, ...]], watcher: Board) -> Outcome:
-    """Train in the order of `todo` until `ends` (`time.monotonic`), then close the crew.
+    """Train in the order of `todo` until `ends` (`time.monotonic`), then close the
+    crew.
 
     `how(todo)`: execution, signals and again, as of `train`. A run is begun when at
     least one of its epochs fits into the time that is left. At the end, and on Ctrl-C,

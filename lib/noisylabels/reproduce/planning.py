@@ -38,8 +38,8 @@ CANNOT, NOT_BUILT, NO_DATA, NOT_ASKED, REFUSED = (
 
 @dataclass(eq=False)
 class Group:
-    """One setting but for its seeds: when each is due, the lowest first, and the printed
-    numbers that it is run for (a plan by steps has none)."""
+    """One setting but for its seeds: when each is due, the lowest first, and the
+    printed numbers that it is run for (a plan by steps has none)."""
 
     name: str
     due: dict[Setting, int]
@@ -115,9 +115,12 @@ def select(budget: str, seeds: int, *, paper: Sequence[str] = (),
     left out; when all do, the first refusal is raised (ValueError).
     """
     smoke, cells = budget == "smoke", published.load_cells()
-    if other := [d for d in dataset if smoke and d in schema.DATASETS and d != "digits"]:
-        raise ValueError(f"the smoke budget runs the digits alone, not {other[0]}; take "
-                         "--budget laptop, desk, fast or paper for it.")
+    if other := [
+            d for d in dataset if smoke and d in schema.DATASETS and d != "digits"
+    ]:
+        raise ValueError(
+            f"the smoke budget runs the digits alone, not {other[0]}; take "
+            "--budget laptop, desk, fast or paper for it.")
     _check(budget, {"paper": paper, "method": method, "dataset": dataset},
            {"paper": published.PAPERS, "method": sorted({c.method for c in cells}),
             "dataset": ["digits"] if smoke else sorted({c.dataset for c in cells})})
@@ -154,7 +157,8 @@ def select(budget: str, seeds: int, *, paper: Sequence[str] = (),
 def _check(budget: str, asked: Mapping[str, Sequence[str]],
            allowed: Mapping[str, Iterable[str]]) -> None:
     if budget != "smoke" and "digits" in asked["dataset"]:
-        raise ValueError("the digits are run by the smoke budget alone: --budget smoke.")
+        raise ValueError(
+            "the digits are run by the smoke budget alone: --budget smoke.")
     for name, values in asked.items():
         for value in values:
             choose(name, value, allowed[name])
@@ -181,7 +185,7 @@ def _left_out(cell: Cell, budget: str, asked: Sequence[str],
     return (NO_DATA, why) if why else None
 
 
-# ------------------------------------------------------------------------ plans by steps
+# ----------------------------------------------------------------------- plans by steps
 
 COLUMNS = ("step", "budget", "dataset", "noise", "rate", "methods", "options", "seeds")
 TAKEN = ("trusted_per_class", "max_samples")  # by `lab.setting` itself, whole numbers
@@ -250,8 +254,9 @@ def steps_of(plan: str, changes: Mapping[str, Any]) -> list[tuple[int, Setting]]
         raise ValueError(f"{name} has no line below its first; each line is a step.")
     budgets = dict.fromkeys(str(row["budget"]).strip() for _, row in rows)
     if len(budgets) > 1:
-        raise ValueError(f"{name} names {len(budgets)} budgets ({', '.join(budgets)}); a "
-                         "plan is of one, so write a file for each.")
+        raise ValueError(
+            f"{name} names {len(budgets)} budgets ({', '.join(budgets)}); a "
+            "plan is of one, so write a file for each.")
     for line, row in rows:
         try:
             step, made = _row(row)
@@ -297,8 +302,9 @@ def options_of(pairs: Iterable[str]) -> dict[str, Any]:
             raise ValueError(
                 f"an option is a pair KEY=VALUE, such as lr=0.1, not {pair!r}.")
         if key in runs.FLAGS - set(TAKEN):
-            raise ValueError(f"{key!r} is no option of a method; the printed numbers, or "
-                             "a plan's columns, decide it.")
+            raise ValueError(
+                f"{key!r} is no option of a method; the printed numbers, or "
+                "a plan's columns, decide it.")
         if key in out:
             raise ValueError(f"the option {key!r} is given twice.")
         out[key] = _whole(key, value) if key in TAKEN else value.strip()
@@ -318,8 +324,9 @@ def _seeds_of(text: str) -> list[int]:
         found = re.fullmatch(r"([0-9]{1,10})(?:-([0-9]{1,10}))?", word)
         low, high = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
         if not low <= high <= ranges.MOST_SEED or len(out) + high - low >= MOST_SEEDS:
-            raise ValueError("seeds must be numbers such as 0 1 2 or a range that ascends "
-                             f"such as 0-19, at most {MOST_SEEDS:,} of them, not {word!r}.")
+            raise ValueError(
+                "seeds must be numbers such as 0 1 2 or a range that ascends "
+                f"such as 0-19, at most {MOST_SEEDS:,} of them, not {word!r}.")
         out += range(low, high + 1)
     if not out:
         raise ValueError("seeds must name one at least, such as 0 or 0-19.")
@@ -379,7 +386,8 @@ def make(selection: Selection, estimates: Estimates, again: bool = False) -> Pla
             todo = Todo(s, group, lab.epochs_begun(s), cost.total_epochs(s),
                         estimates.of(s))
             first = s.split_seed if selection.plan else not partly
-            worth = (not todo.begun, due, first, todo.cost.seconds, number, s.split_seed)
+            worth = (not todo.begun, due, first, todo.cost.seconds, number,
+                     s.split_seed)
             order.append((worth, todo))
     order.sort(key=lambda pair: pair[0])
     return Plan(selection, estimates, recorded, [t for _, t in order],
@@ -405,7 +413,7 @@ def lay_out(todo: Sequence[Todo], jobs: int, seconds: float) -> None:
             heapq.heappush(free, min(seconds, now + chosen.seconds))
 
 
-# ------------------------------------------------------------------------ the plan, told
+# ----------------------------------------------------------------------- the plan, told
 
 FATES = {"ends": "will end", "begins": "begun, resumes next time", "waits": "no time"}
 
@@ -416,10 +424,12 @@ def text(plan: Plan, everything: bool) -> str:
     chosen, todo = plan.selection, plan.todo
     many = count(len(chosen.groups), "setting")
     seeds = len(chosen.groups[0].due) if chosen.groups else 0
-    lines = [f"{many}, {count(len(chosen.settings), 'run')}: the steps of the plan "
-             f"{chosen.plan}, which say the order" if chosen.plan else
-             f"{count(chosen.cells, 'printed number')}; {many} x {count(seeds, 'seed')} "
-             f"stand for {sum(len(g.cells) for g in chosen.groups)} of them"]
+    lines = [
+        f"{many}, {count(len(chosen.settings), 'run')}: the steps of the plan "
+        f"{chosen.plan}, which say the order" if chosen.plan else
+        f"{count(chosen.cells, 'printed number')}; {many} x {count(seeds, 'seed')} "
+        f"stand for {sum(len(g.cells) for g in chosen.groups)} of them"
+    ]
     for kind, reasons in chosen.left_out.items():
         lines.append(f"{reasons.total()} left out, {kind}" + (
             ":" if everything else " (--dry-run says each reason)"))
@@ -436,16 +446,18 @@ def text(plan: Plan, everything: bool) -> str:
     work = duration(sum(t.seconds for t in todo if t.fate == "waits"))
     lines.append(
         f"{count(there[True], 'run')} recorded, {there[False]} failed before; "
-        f"{len(todo)} to do: {fates['ends']} will end, {fates['begins']} will begin and "
-        f"resume next time, {fates['waits']} do not fit (about {work} of work"
-        + ("; --dry-run lists all)" if fates["waits"] and not everything else ")"))
+        f"{len(todo)} to do: {fates['ends']} will end, {fates['begins']} will begin "
+        "and "
+        f"resume next time, {fates['waits']} do not fit (about {work} of work" +
+        ("; --dry-run lists all)" if fates["waits"] and not everything else ")"))
     guessed = {t.setting.method for t in todo if t.cost.basis == "guess"}
     if guessed:
         lines.append("measured: by recorded runs like it on this hardware; guess: by a "
                      "timing of a few steps and the passes that the method makes")
     if unknown := [m for m in sorted(guessed) if cost.factor_of(m) is None]:
-        lines.append(f"the passes of {' and '.join(unknown)} are not counted: their guess "
-                     "is that of cross entropy, and too low")
+        lines.append(
+            f"the passes of {' and '.join(unknown)} are not counted: their guess "
+            "is that of cross entropy, and too low")
     return "\n".join(lines)
 
 
@@ -459,9 +471,12 @@ def _told(plan: Plan, group: Group) -> list[object]:
     """A group's line of the plan."""
     todo, there = [t for t in plan.todo if t.group is group], _recorded(plan, group.due)
     fates = Counter(t.fate for t in todo)
-    return [group.name, group.priority, len(group.cells) or "–",
-            f"{there[True]}" + (f" ({there[False]} failed)" if there[False] else ""),
-            sum(t.begun > 0 for t in todo) or "",
-            *((duration(todo[0].cost.seconds), todo[0].cost.basis) if todo else ("", "")),
-            ", ".join(f"{fates[k]} {words}" for k, words in FATES.items() if fates[k])
-            or "nothing to do"]
+    return [
+        group.name, group.priority,
+        len(group.cells) or "–",
+        f"{there[True]}" + (f" ({there[False]} failed)" if there[False] else ""),
+        sum(t.begun > 0 for t in todo) or "",
+        *((duration(todo[0].cost.seconds), todo[0].cost.basis) if todo else ("", "")),
+        ", ".join(f"{fates[k]} {words}"
+                  for k, words in FATES.items() if fates[k]) or "nothing to do"
+    ]

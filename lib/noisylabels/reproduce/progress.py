@@ -1,5 +1,5 @@
-"""Who is at what: on a terminal a line a run and a total (Rich), else plain lines, one a
-minute and one where a run begins or ends."""
+"""Who is at what: on a terminal a line a run and a total (Rich), else plain lines, one
+a minute and one where a run begins or ends."""
 
 from __future__ import annotations
 
@@ -76,7 +76,8 @@ class Board:
         if self.live:
             self.live.update("\n".join([*self.at.values(), total]), refresh=True)
         else:
-            self._say(total + f"; at work: {'; '.join(self.at.values())}" * bool(self.at))
+            self._say(total +
+                      f"; at work: {'; '.join(self.at.values())}" * bool(self.at))
 
     def _say(self, text: str) -> None:
         """Print for good; on a terminal above the lines of what is at work."""

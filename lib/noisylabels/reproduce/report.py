@@ -25,13 +25,14 @@ from .grid import Outcome
 from .planning import Group, Selection
 
 LEGEND = (
-    "Test accuracy and wrong labels in %, mean ± sample standard deviation over n seeds. mean10: "
-    "last ten epochs; by val: epoch chosen on noisy labels; (best): chosen on the test set, an "
-    "oracle nobody has; wrong: realised share of wrong labels.")
+    "Test accuracy and wrong labels in %, mean ± sample standard deviation over n "
+    "seeds. mean10: last ten epochs; by val: epoch chosen on noisy labels; (best): "
+    "chosen on the test set, an oracle nobody has; wrong: realised share of wrong "
+    "labels.")
 RULE = (
-    "A direction holds when our last epochs lie on the side of our cross entropy on which the "
-    f"printed number lies in its own table, by more than two standard errors over {MIN_RUNS} or "
-    "more paired seeds.")
+    "A direction holds when our last epochs lie on the side of our cross entropy on "
+    "which the printed number lies in its own table, by Student's 95 % interval over "
+    f"{MIN_RUNS} or more paired seeds.")
 
 
 class Row(NamedTuple):
@@ -77,8 +78,11 @@ def rows(chosen: Selection, recorded: Sequence[Run], changes: Mapping[str, Any]
         shown: list[Cell | None] = [
             c for c in group.cells if chosen.budget != "smoke"
             and c.published_value is not None and c.metric in published.METRICS]
-        out += [Row(group, summary, cell, _verdict(chosen.budget, summary, cell, recorded,
-                                                   changes)) for cell in shown or [None]]
+        out += [
+            Row(group, summary, cell,
+                _verdict(chosen.budget, summary, cell, recorded, changes))
+            for cell in shown or [None]
+        ]
     return out
 
 
@@ -89,8 +93,9 @@ def _verdict(budget: str, summary: Summary, cell: Cell | None, recorded: Sequenc
         return Verdict("not judged", f"The settings were changed ({told}): no verdict.")
     if cell is None:
         return published.verdict(budget, summary.metric("last"), None)
-    return published.verdict(budget, summary.metric(cell.metric), cell.published_value,
-                             cell.published_std, _claim(summary, cell, budget, recorded))
+    return published.verdict(budget, summary.metric(cell.metric),
+                             cell.published_value, cell.published_std,
+                             _claim(summary, cell, budget, recorded))
 
 
 def _claim(summary: Summary, cell: Cell, budget: str, recorded: Sequence[Run]
@@ -116,7 +121,9 @@ def notes(outcome: Outcome) -> list[str]:
     names = {"finished": "ended", "stopped": "stopped, resume next time",
              "failed": "failed and recorded as failed", "broken": "broke off",
              "busy": "left to another process"}
-    said = [f"{len(outcome.of(k))} {name}" for k, name in names.items() if outcome.of(k)]
+    said = [
+        f"{len(outcome.of(k))} {name}" for k, name in names.items() if outcome.of(k)
+    ]
     return ["runs of this call: " + (", ".join(said) or "none"),
             *(f"{how}: {t.setting}: {why}" for how in ("failed", "broken", "busy")
               for t, why in outcome.of(how))]
@@ -189,8 +196,8 @@ def check_free(folder: Path, budget: str) -> None:
             ours = f.read(len(begin)) == begin.encode()
         if os.path.lexists(taken) and not ours:
             raise ValueError(
-                f"{taken} is {'a folder' if taken.is_dir() else 'there'} and is no report "
-                "of this command; name another folder by --out, or move it.")
+                f"{taken} is {'a folder' if taken.is_dir() else 'there'} and is no "
+                "report of this command; name another folder by --out, or move it.")
 
 
 def _definition(c: Cell) -> str:
