@@ -96,7 +96,7 @@ def _suspects(recorded: list[Run]) -> str:
             late, mean = (detection.quality(score, wrong, draws=1).auroc[0]
                           for score in (losses[-1], losses.mean(0)))
             return "" if mean <= late else (
-                "**To find wrong labels it takes no method.** Averaged over all "
+                "**Plain training finds most wrong labels itself.** Averaged over all "
                 "epochs, the loss of plain cross entropy ranks them with an AUROC of "
                 f"{mean:.2f}; that of the last epoch, when they are learnt by heart, "
                 f"with {late:.2f} ([finding the wrong labels]"
